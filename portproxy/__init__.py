@@ -1,0 +1,1 @@
+"""A TCP relay between IP families, in netsh interface portproxy's own words."""

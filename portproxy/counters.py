@@ -1,0 +1,49 @@
+"""A rule's counters: one flat block of unsigned 64-bit slots.
+
+The relay adds to them by index; readers (metrics, health) only read. One block a rule, one writer a
+block, so the same layout can live in shared memory and be summed over workers.
+"""
+
+from __future__ import annotations
+
+import bisect
+
+from portproxy.reasons import ConnectFailed, Ended, Refused
+
+CONNECTIONS = 0
+"""Connections accepted from the listener, the refused ones included."""
+ACTIVE = 1
+"""Sessions dialling or relaying now."""
+UP = 2
+"""First of three slots for client to upstream: accepted, delivered, discarded (bytes)."""
+DOWN = 5
+"""The same three for upstream to client."""
+SPLICED = 8
+"""Ended sessions of which some bytes went through splice(2)."""
+COPIED = 9
+"""Ended sessions whose bytes all went through the copy buffer."""
+FALLBACKS = 10
+"""Times splice or its pipe was refused and copy served instead."""
+CONNECT_MICROSECONDS = 11
+"""Sum over the connect histogram's observations."""
+
+CONNECT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds in seconds of the connect histogram; one more slot counts what lies above the last."""
+
+CONNECT_HISTOGRAM = 12
+REFUSED = CONNECT_HISTOGRAM + len(CONNECT_BUCKETS) + 1
+CONNECT_FAILED = REFUSED + len(Refused)
+ENDED = CONNECT_FAILED + len(ConnectFailed)
+SLOTS = ENDED + len(Ended)
+"""How many slots a block has."""
+
+
+def new_block() -> memoryview:
+    """A zeroed block in this process's own memory."""
+    return memoryview(bytearray(8 * SLOTS)).cast("Q")
+
+
+def observe_connect(block: memoryview, seconds: float) -> None:
+    """Count one successful dial that took ``seconds``."""
+    block[CONNECT_HISTOGRAM + bisect.bisect_left(CONNECT_BUCKETS, seconds)] += 1
+    block[CONNECT_MICROSECONDS] += int(seconds * 1e6)

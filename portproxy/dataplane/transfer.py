@@ -1,0 +1,166 @@
+"""A session while it relays: two legs, their turns, their limits, their end."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from portproxy.dataplane import copy, splice
+from portproxy.dataplane.base import Leg, LegError, Outcome, Progress, pending_error
+from portproxy.dataplane.wheel import NOWHERE
+from portproxy.model import DataPlaneChoice, Limits
+from portproxy.reasons import Ended
+
+if TYPE_CHECKING:
+    from portproxy.dataplane.engine import Engine
+
+_RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
+_LINGER_0 = struct.pack("ii", 1, 0)
+
+
+def reset(sock: socket.socket) -> None:
+    """Make the coming close(2) of ``sock`` send RST instead of FIN (socket(7), SO_LINGER)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+
+
+class Transfer:
+    """Two legs between which bytes move until both directions have ended, or one event ends both."""
+
+    __slots__ = ("_active", "_began", "_engine", "_limits", "_on_end", "bucket", "down", "ended", "up")
+
+    def __init__(
+        self, engine: Engine, up: Leg, down: Leg, limits: Limits, on_end: Callable[[Outcome], None]
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._on_end = on_end
+        self._began = self._active = engine.now
+        self.bucket = NOWHERE
+        self.ended = False
+        self.up = up
+        self.down = down
+
+    def begin(self, choice: DataPlaneChoice, pipesize: int, prefix: bytes) -> None:
+        """Join the legs and move what is already there; ``prefix`` goes to the upstream first."""
+        pool = self._engine.pool(pipesize)
+        for leg, peer in ((self.up, self.down), (self.down, self.up)):
+            leg.owner = self
+            leg.peer = peer
+            leg.pool = pool
+            leg.may_splice = leg.may_splice and choice is not DataPlaneChoice.COPY
+            leg.small_by_copy = choice is DataPlaneChoice.AUTO
+            leg.mover = splice.move if choice is DataPlaneChoice.SPLICE else copy.move
+        self.up.held = prefix
+        self.up.pending = self.up.accepted = len(prefix)
+        self._schedule(self._engine.now)
+        self.on_ready(self.up)
+        if not self.ended:
+            self.on_ready(self.down)
+
+    # What the engine calls.
+
+    def on_ready(self, leg: Leg) -> None:
+        """Move what the new edge on ``leg`` allows, in both directions."""
+        if leg.readable:
+            self.turn(leg)
+        if leg.writable and leg.peer.pending:
+            self.turn(leg.peer)
+
+    def turn(self, leg: Leg) -> None:
+        """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
+        if leg.queued or leg.ended or self.ended or not (leg.peer.writable if leg.pending else leg.readable):
+            return
+        self._active = self._engine.now
+        try:
+            progress = leg.mover(leg, self._engine.buffer)
+        except LegError as failure:
+            self._fail(failure.leg, failure.code)
+            return
+        if progress is Progress.WAIT:
+            if leg.ended:
+                self._leg_ended(leg)
+            return
+        if progress is Progress.TO_SPLICE:
+            leg.mover = splice.move
+        elif progress is Progress.TO_COPY:
+            leg.release_pipe()
+            leg.mover = copy.move
+        self._engine.again(leg)
+
+    def on_error(self, leg: Leg) -> None:
+        """EPOLLERR on ``leg``: read the error, once, and end the session."""
+        self._fail(leg, pending_error(leg.sock))
+
+    def on_fault(self) -> None:
+        """An event of this session met a fault of portproxy's own: end it."""
+        self.end(Ended.INTERNAL)
+
+    def on_deadline(self, now: float) -> None:
+        """A limit may have been reached; the wheel is coarse, so look which."""
+        reason, deadline = self._deadline()
+        if deadline <= now:
+            self.end(reason)
+        else:
+            self._schedule(now)
+
+    # How it ends.
+
+    def end(self, reason: Ended, error: int = 0) -> None:
+        """End the session, both sides by FIN when it finished and by RST for any other ``reason``.
+
+        Bytes still in flight are discarded and counted.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        engine, up, down = self._engine, self.up, self.down
+        engine.wheel.cancel(self)
+        for leg in (up, down):
+            leg.release_pipe()
+            if reason is not Ended.FINISHED:
+                reset(leg.sock)
+            engine.close(leg)
+        dataplane = "splice" if up.spliced or down.spliced else "copy"
+        fallbacks = up.refused + down.refused
+        self._on_end(Outcome(up.ledger, down.ledger, reason, dataplane, fallbacks, error))
+
+    def _fail(self, leg: Leg, code: int) -> None:
+        client = leg is self.up
+        if code in _RESETS or not code:
+            reason = Ended.CLIENT_RESET if client else Ended.UPSTREAM_RESET
+        elif code == errno.ETIMEDOUT:
+            reason = Ended.CLIENT_TIMEOUT if client else Ended.UPSTREAM_TIMEOUT
+        else:
+            reason = Ended.CLIENT_ERROR if client else Ended.UPSTREAM_ERROR
+        self.end(reason, code)
+
+    def _leg_ended(self, leg: Leg) -> None:
+        if leg.peer.ended:
+            self.end(Ended.FINISHED)
+        else:
+            self._schedule(self._engine.now)
+
+    # Limits.
+
+    def _deadline(self) -> tuple[Ended, float]:
+        """The limit that will be reached first if nothing moves, and when."""
+        limits, half_closed = self._limits, self.up.ended or self.down.ended
+        candidates = (
+            (limits.idletimeout, self._active, Ended.IDLE),
+            (limits.halfclosetimeout if half_closed else None, self._active, Ended.HALFCLOSE),
+            (limits.maxlifetime, self._began, Ended.LIFETIME),
+        )
+        reason, deadline = Ended.LIFETIME, math.inf
+        for limit, since, name in candidates:
+            if limit is not None and since + limit < deadline:
+                reason, deadline = name, since + limit
+        return reason, deadline
+
+    def _schedule(self, now: float) -> None:
+        deadline = self._deadline()[1]
+        if deadline < math.inf:
+            self._engine.schedule(self, deadline)

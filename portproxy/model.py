@@ -1,0 +1,184 @@
+"""What a relay is told to do: frozen values, no I/O.
+
+Names are netsh's (``netsh interface portproxy``). Durations are seconds, sizes are bytes;
+``None`` stands for "off".
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+
+ANY = "*"
+"""netsh's word for "any address of the listening family"."""
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Family(enum.Enum):
+    """An IP family as the four rule types name it."""
+
+    V4 = "v4"
+    V6 = "v6"
+
+    @property
+    def af(self) -> socket.AddressFamily:
+        return socket.AF_INET if self is Family.V4 else socket.AF_INET6
+
+    @property
+    def wildcard(self) -> str:
+        """The unspecified address, which a listener on ``*`` binds."""
+        return "0.0.0.0" if self is Family.V4 else "::"
+
+    @property
+    def loopback(self) -> str:
+        """netsh's "local computer": what a rule without connectaddress reaches."""
+        return "127.0.0.1" if self is Family.V4 else "::1"
+
+    @property
+    def version(self) -> int:
+        return 4 if self is Family.V4 else 6
+
+
+class RuleType(enum.StrEnum):
+    """The four kinds of rule: the family listened on, to the family connected to."""
+
+    V4TOV4 = "v4tov4"
+    V4TOV6 = "v4tov6"
+    V6TOV4 = "v6tov4"
+    V6TOV6 = "v6tov6"
+
+    @property
+    def listen_family(self) -> Family:
+        return Family(self.value[:2])
+
+    @property
+    def connect_family(self) -> Family:
+        return Family(self.value[-2:])
+
+
+class DataPlaneChoice(enum.StrEnum):
+    """How a rule's bytes are moved: see ``portproxy.dataplane``."""
+
+    AUTO = "auto"
+    SPLICE = "splice"
+    COPY = "copy"
+
+
+def literal(address: str) -> IPAddress | None:
+    """The IP address that ``address`` spells (scope included), or None when it is a name or ``*``."""
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address as it was written (IP literal, host name or ``*``) and a port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on a session, and on how many there may be.
+
+    Times are in seconds and hold for sessions begun after they were set; ``maxconn`` counts the
+    rule's sessions, ``maxconnpersource`` those of one IPv4 address or one IPv6 /64.
+    """
+
+    connecttimeout: float = 5.0
+    idletimeout: float | None = 3600.0
+    halfclosetimeout: float | None = 600.0
+    maxlifetime: float | None = None
+    maxconn: int | None = None
+    maxconnpersource: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """Who may connect: the most specific prefix wins, ``deny`` on a tie.
+
+    An address that no prefix covers is admitted, unless ``allow`` names any.
+    """
+
+    allow: tuple[IPNetwork, ...] = ()
+    deny: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One portproxy entry."""
+
+    type: RuleType
+    listen: Endpoint
+    connect: Endpoint
+    name: str
+    protocol: str = "tcp"
+    limits: Limits = field(default_factory=Limits)
+    acl: Acl = field(default_factory=Acl)
+    keepalive: float | None = 60.0
+    usertimeout: float | None = None
+    connectsource: str | None = None
+    backlog: int = 4096
+    nodelay: bool = True
+    pipesize: int = 1 << 18
+    dataplane: DataPlaneChoice = DataPlaneChoice.AUTO
+
+    @property
+    def bind_address(self) -> str:
+        """What is handed to ``bind``: canonical where it is a literal, ``::`` or ``0.0.0.0`` for ``*``."""
+        if self.listen.address == ANY:
+            return self.type.listen_family.wildcard
+        ip = literal(self.listen.address)
+        return self.listen.address.lower() if ip is None else str(ip)
+
+    @property
+    def endpoint(self) -> tuple[Family, str, int]:
+        """What no two rules may share."""
+        return self.type.listen_family, self.bind_address, self.listen.port
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it listens on every address of its family (``*``, ``0.0.0.0`` or ``::``)."""
+        return self.bind_address == self.type.listen_family.wildcard
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What concerns the whole process: the ``[server]`` table."""
+
+    status: Endpoint | None = None
+    control: str | None = None
+    log: str = "console"
+    accesslog: str | None = "-"
+    draintimeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything one relay runs.
+
+    ``shadowed`` maps the name of a rule that cannot listen, because an earlier rule holds the same
+    endpoint under its other spelling (``*`` beside ``0.0.0.0`` or ``::``), to that earlier rule's name.
+    """
+
+    server: Server = field(default_factory=Server)
+    rules: tuple[Rule, ...] = ()
+    shadowed: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def active(self) -> tuple[Rule, ...]:
+        """The rules that listen: all but the shadowed."""
+        hidden = {name for name, _ in self.shadowed}
+        return tuple(rule for rule in self.rules if rule.name not in hidden)
