@@ -1,1 +1,5 @@
-"""A TCP relay between IP families, in netsh interface portproxy's own words."""
+"""A TCP relay between IP families, in the words of ``netsh interface portproxy``."""
+
+from typing import Final
+
+__version__: Final = "0.1.0"

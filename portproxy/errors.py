@@ -33,7 +33,7 @@ _SHOWN_ITEMS = 4
 
 
 def printable(text: str) -> str:
-    """``text`` with line ends, control characters and lone surrogates escaped: fit for one line of an error."""
+    """``text`` with line ends, control characters and lone surrogates escaped: fit for an error line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

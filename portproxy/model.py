@@ -7,6 +7,7 @@ Names are netsh's (``netsh interface portproxy``). Durations are seconds, sizes 
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 import socket
 from dataclasses import dataclass, field
@@ -68,10 +69,12 @@ class DataPlaneChoice(enum.StrEnum):
     COPY = "copy"
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def literal(address: str) -> IPAddress | None:
     """The IP address that ``address`` spells (scope included), or None when it is a name or ``*``."""
+    # Asked a dozen times for each address of a configuration, and parsing is most of reading one.
     try:
-        return ipaddress.ip_address(address)
+        return ipaddress.IPv6Address(address) if ":" in address else ipaddress.IPv4Address(address)
     except ValueError:
         return None
 

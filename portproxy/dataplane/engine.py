@@ -149,18 +149,22 @@ class Engine:
 
     async def run(self) -> None:
         """Turn for ever; parked, at no cost, while there is nothing to do. Cancel it to stop."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._sweep)
-                while True:
-                    if not self._busy:
-                        self._parked = True
-                        await trio.lowlevel.wait_readable(self._epoll.fileno())
-                        self._parked = False
-                    self._burst()
-                    await trio.lowlevel.checkpoint()
-        finally:
-            self._shut()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            while True:
+                if not self._busy:
+                    self._parked = True
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._parked = False
+                self._burst()
+                await trio.lowlevel.checkpoint()
+
+    def shut(self) -> None:
+        """Close what transfers have left to be closed, and what is the engine's own. It has stopped."""
+        self._do_deferred()
+        self.free_descriptors()
+        self._epoll.close()
+        os.close(self._kick)
 
     def turn(self) -> bool:
         """One poll and all that follows from it; whether there was anything to do."""
@@ -235,9 +239,3 @@ class Engine:
             self._parked = False
             # Edge-triggered: every write is an edge, so nobody needs to read the count back.
             os.eventfd_write(self._kick, 1)
-
-    def _shut(self) -> None:
-        self._do_deferred()
-        self.free_descriptors()
-        self._epoll.close()
-        os.close(self._kick)

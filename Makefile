@@ -1,0 +1,48 @@
+# Everything is set up on the way, in .venv; `make` alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two steps of the set-up may call apt-get, which takes a lock.
+.NOTPARALLEL:
+
+# The Python to build .venv with: 3.11 or later.
+export PYTHON ?= python3
+# What the tests call, as command:Debian-package.
+TOOLS := ip:iproute2 curl:curl
+FUZZ_EXAMPLES := 200000
+
+BIN := .venv/bin
+# The set-up's stamp. It holds the checkout's path: one that has moved is set up anew.
+READY := .venv/ready
+ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null))
+.PHONY: $(READY)
+endif
+
+.PHONY: help run test fuzz tools clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+run: $(READY) ## Show the relay at work: an IPv4-only service, reached over IPv6.
+	@$(BIN)/portproxy demo
+
+test: $(READY) tools ## Run linters, types and all tests.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# Longer than a test may take, and not the same examples every time.
+fuzz: $(READY) ## Run the fuzz targets long.
+	PORTPROXY_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest --timeout=0 tests/fuzz
+
+clean: ## Remove .venv and every cache.
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml tests/constraints.txt tests/tools/setup
+	@tests/tools/setup venv $@
+
+tools:
+	@tests/tools/setup tools $(TOOLS)

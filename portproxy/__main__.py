@@ -1,0 +1,5 @@
+"""``python -m portproxy``."""
+
+from portproxy.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The configuration: TOML, ``--rule`` and the environment to a Config, with every problem at once.
+
+The union of the rules counts, those of the file first, then those of PORTPROXY_RULES, then those of
+``--rule``; ``[defaults]`` holds for all of them. For everything else the command line goes before
+the environment, and the environment before the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from portproxy.config.reader import Reader
+from portproxy.loops import IsLocal
+from portproxy.model import Config
+from portproxy.options.addresses import SOCKET_PATH
+from portproxy.options.kinds import RefusedError
+
+DEFAULT_PATH = "/etc/portproxy/portproxy.toml"
+"""What a relay without ``-c`` reads, if it exists."""
+
+_NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
+
+
+def load(
+    path: str | None,
+    rules: Sequence[str] = (),
+    environ: Mapping[str, str] = _NO_ENVIRONMENT,
+    *,
+    status: str | None = None,
+    control: str | None = None,
+    is_local: IsLocal | None = None,
+) -> Config:
+    """What a relay is to do: the file at ``path``, ``--rule`` strings, and PORTPROXY_* of ``environ``.
+
+    ``status`` and ``control`` are the command line's. ``is_local`` says whether an address is this
+    host's, which finds more rules that connect to themselves. Raises ConfigError with every problem.
+    """
+    reader = Reader()
+    reader.setting("", "control", default_control(os.geteuid(), environ) or "off")
+    if path is not None:
+        reader.file(path)
+    reader.environment(environ.get("PORTPROXY_RULES", ""))
+    for number, rule in enumerate(rules, 1):
+        reader.command(rule, f"--rule {number}")
+    for key, given in (("status", status), ("control", control)):
+        variable = f"PORTPROXY_{key.upper()}"
+        # An empty variable is how a composed environment says "not set".
+        reader.setting(variable, key, environ.get(variable) or None)
+        reader.setting(f"--{key}", key, given)
+    return reader.config(is_local)
+
+
+def parse(text: str, source: str) -> Config:
+    """What the document ``text`` says by itself; ``source`` names it in problems. Raises ConfigError."""
+    reader = Reader()
+    reader.document(text, source)
+    return reader.config()
+
+
+def default_control(euid: int, environ: Mapping[str, str]) -> str | None:
+    """The control socket where nothing else was said: root's, the session's (XDG_RUNTIME_DIR), or none."""
+    if euid == 0:
+        return "/run/portproxy/control.sock"
+    directory = environ.get("XDG_RUNTIME_DIR")
+    if not directory:
+        return None
+    path = f"{directory}/portproxy.sock"
+    try:
+        SOCKET_PATH.convert(path)
+    except RefusedError:
+        return None
+    return path

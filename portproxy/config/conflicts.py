@@ -1,0 +1,90 @@
+"""What is wrong between rules that are each right: one name, one endpoint, or a ring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from portproxy.config.rules import Placed
+from portproxy.config.tables import problem
+from portproxy.loops import IsLocal, rings
+from portproxy.model import ANY, Endpoint, Family, literal
+
+_SHOWN_RING = 8
+"""Rules of a ring that are named in an error line."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems, warnings, and who is shadowed by whom: see Config."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    shadowed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find(placed: Sequence[Placed], status: Endpoint | None, is_local: IsLocal | None) -> Findings:
+    """Everything that is wrong between ``placed``, in time linear in their number."""
+    findings = Findings()
+    _names(placed, findings)
+    listening = _endpoints(placed, findings)
+    if status is not None:
+        _status(listening, status, findings)
+    _rings(listening, is_local, findings)
+    return findings
+
+
+def _names(placed: Sequence[Placed], findings: Findings) -> None:
+    first: dict[str, Placed] = {}
+    for here in placed:
+        other = first.setdefault(here.rule.name, here)
+        # Two default names are alike only where the endpoints are, which is said by itself.
+        if other is not here and other.rule.endpoint != here.rule.endpoint:
+            told = f"{other.seen_from(here)} has this name already; each rule needs a name of its own"
+            findings.problems.append(problem(here.where, "name", here.rule.name, told))
+
+
+def _endpoints(placed: Sequence[Placed], findings: Findings) -> list[Placed]:
+    """The rules that can listen: each the first on its endpoint."""
+    first: dict[tuple[Family, str, int], dict[bool, Placed]] = {}
+    listening = []
+    for here in placed:
+        rule, star = here.rule, here.rule.listen.address == ANY
+        spellings = first.setdefault(rule.endpoint, {})
+        if star in spellings:
+            told = f"{spellings[star].seen_from(here)} listens on {rule.listen} already; change one of them"
+            findings.problems.append(problem(here.where, "listenport", rule.listen.port, told))
+        elif spellings:
+            (earlier,) = spellings.values()
+            told = f"shadowed by {earlier.seen_from(here)}, which listens there as {earlier.rule.listen}"
+            findings.warnings.append(problem(here.where, "listenaddress", rule.listen.address, told))
+            findings.shadowed.append((rule.name, earlier.rule.name))
+        else:
+            listening.append(here)
+        spellings.setdefault(star, here)
+    return listening
+
+
+def _status(listening: Sequence[Placed], status: Endpoint, findings: Findings) -> None:
+    ip = literal(status.address)
+    assert ip is not None, "status takes literals only"
+    family = Family(f"v{ip.version}")
+    for here in listening:
+        rule = here.rule
+        alike = rule.bind_address == status.address or rule.wildcard or ip.is_unspecified
+        if rule.type.listen_family is family and rule.listen.port == status.port and alike:
+            told = f"the status endpoint {status} needs this port; change one of them"
+            findings.problems.append(problem(here.where, "listenport", rule.listen.port, told))
+
+
+def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Findings) -> None:
+    for ring in rings([here.rule for here in listening], is_local):
+        here = listening[ring[0]]
+        if len(ring) == 1:
+            told = "the rule connects to its own listener; name an address and a port where no rule listens"
+        else:
+            names = [listening[number].rule.name for number in (*ring[:_SHOWN_RING], ring[0])]
+            if len(ring) > _SHOWN_RING:
+                names.insert(-1, f"... ({len(ring)} rules)")
+            told = f"rules {' -> '.join(names)} connect in a ring; one of them must connect elsewhere"
+        findings.problems.append(problem(here.where, "connectaddress", here.rule.connect.address, told))

@@ -1,0 +1,1 @@
+"""The control socket: a running relay answers commands on it."""

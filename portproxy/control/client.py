@@ -1,0 +1,92 @@
+"""Asking a running relay, from another process: over its control socket, or its status endpoint."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from portproxy.errors import PortproxyError
+from portproxy.model import ANY, Endpoint
+from portproxy.wire.control_frames import (
+    REPLY_LIMIT,
+    Decoder,
+    FrameError,
+    Reply,
+    Request,
+    encode,
+    reply_untrusted,
+)
+
+TIMEOUT = 5.0
+"""Seconds for a whole exchange."""
+BODY_LIMIT = 4096
+"""Bytes read of an answer of /readyz, which is one line."""
+
+
+def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
+    """What the relay at the control socket ``path`` answers within ``timeout`` seconds.
+
+    Raises PortproxyError where none answers, or what answers is not a relay.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout)
+            sock.connect(path)
+            sock.sendall(encode(request))
+            return _receive_reply(sock, deadline)
+    except TimeoutError:
+        raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s") from None
+    except FrameError as error:
+        raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None
+    except OSError as error:
+        raise PortproxyError(
+            f"no relay answers at {path}: {error.strerror or error};"
+            " is portproxy running, or does --control name another socket?"
+        ) from None
+
+
+def _receive_reply(sock: socket.socket, deadline: float) -> Reply:
+    decoder = Decoder(REPLY_LIMIT)
+    while data := _receive(sock, deadline):
+        for payload in decoder.feed_untrusted(data):
+            return reply_untrusted(payload)
+    raise FrameError("it closed the connection without an answer")
+
+
+def _receive(sock: socket.socket, deadline: float) -> bytes:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left)
+    return sock.recv(1 << 16)
+
+
+def health_over_http(endpoint: Endpoint, timeout: float = TIMEOUT) -> Reply:
+    """What /readyz at ``endpoint`` says, waiting ``timeout`` seconds at most for each step.
+
+    Raises PortproxyError where nothing answers, or what answers does not speak HTTP.
+    """
+    import http.client
+
+    host = "localhost" if endpoint.address == ANY else endpoint.address
+    connection = http.client.HTTPConnection(host, endpoint.port, timeout=timeout)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read(BODY_LIMIT)
+    except TimeoutError:
+        raise PortproxyError(f"the relay at {endpoint} did not answer within {timeout:g} s") from None
+    except http.client.HTTPException as error:
+        raise PortproxyError(
+            f"what answers at {endpoint} is no portproxy status endpoint: {error!r}"
+        ) from None
+    except OSError as error:
+        raise PortproxyError(
+            f"no relay answers at {endpoint}: {error.strerror or error};"
+            " is portproxy running with --status, or does --status name another address?"
+        ) from None
+    finally:
+        connection.close()
+    text = body.decode("utf-8", "replace").strip() or f"{response.status} {response.reason}"
+    return Reply(response.status == http.client.OK, text)

@@ -1,0 +1,79 @@
+"""Rules that connect to listeners of the same configuration, and so to themselves in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from portproxy.model import ANY, Family, IPAddress, Rule, literal
+
+IsLocal = Callable[[str], bool]
+"""Whether an IP address is one of this host's."""
+
+_Host = IPAddress | str
+"""An address, or a name that is not looked up."""
+
+
+def rings(rules: Sequence[Rule], is_local: IsLocal | None = None) -> list[list[int]]:
+    """The rings among ``rules``, by index: each connects to the next one's listener, the last to the first's.
+
+    A connection reaches one listener at most, the specific one before the wildcard one. A wildcard
+    listener is reached through loopback addresses and names (RFC 6761 section 6.3), through addresses that
+    another rule listens on, and through those that ``is_local`` knows; other names are not looked up.
+    Takes time linear in the number of rules. Each ring begins with the first of its rules.
+    """
+    reached = _Listeners(rules, is_local)
+    found = []
+    walk_of = [-1] * len(rules)
+    for start in range(len(rules)):
+        at: int | None = start
+        path: list[int] = []
+        while at is not None and walk_of[at] == -1:
+            walk_of[at] = start
+            path.append(at)
+            at = reached.by(rules[at])
+        if at is not None and walk_of[at] == start:
+            ring = path[path.index(at) :]
+            first = ring.index(min(ring))
+            found.append(ring[first:] + ring[:first])
+    return found
+
+
+class _Listeners:
+    """Which rule a connection reaches, by where the rules listen."""
+
+    def __init__(self, rules: Sequence[Rule], is_local: IsLocal | None) -> None:
+        self._is_local = is_local
+        self._index: dict[tuple[Family, _Host, int], int] = {}
+        self._hosts: set[tuple[Family, _Host]] = set()
+        for number, rule in enumerate(rules):
+            family = rule.type.listen_family
+            host = _host(rule.listen.address, family)
+            self._index.setdefault((family, host, rule.listen.port), number)
+            self._hosts.add((family, host))
+
+    def by(self, rule: Rule) -> int | None:
+        """The number of the rule that takes the connections of ``rule``, None where they leave this relay."""
+        family, port = rule.type.connect_family, rule.connect.port
+        host = _host(rule.connect.address, family)
+        exact = self._index.get((family, host, port))
+        if exact is not None:
+            return exact
+        wildcard = self._index.get((family, _host(ANY, family), port))
+        return wildcard if wildcard is not None and self._local(family, host) else None
+
+    def _local(self, family: Family, host: _Host) -> bool:
+        if (family, host) in self._hosts:
+            return True
+        if isinstance(host, str):
+            return False
+        return host.is_loopback or (self._is_local is not None and self._is_local(str(host)))
+
+
+def _host(address: str, family: Family) -> _Host:
+    """One value for each host, however it is spelled."""
+    name = address.lower().removesuffix(".")
+    if address == ANY:
+        address = family.wildcard
+    elif name == "localhost" or name.endswith(".localhost"):
+        address = family.loopback
+    return literal(address) or name

@@ -1,0 +1,1 @@
+"""Sockets of the host: listening, dialling, names, who holds a port, descriptors."""

@@ -1,0 +1,107 @@
+"""Who listens on a port, as far as /proc shows it to us (proc(5), proc_net_tcp)."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from portproxy.errors import printable
+from portproxy.model import ANY, Family, IPAddress, literal
+
+_LISTEN = "0A"
+"""TCP_LISTEN as /proc/net/tcp writes it."""
+_NAMED = 3
+"""Holders named before "and N more": a server's workers share one socket."""
+
+
+class Listener(NamedTuple):
+    """A row of /proc/net/tcp or tcp6 in state LISTEN."""
+
+    address: IPAddress
+    port: int
+    inode: str
+
+
+def parse_address(text: str) -> IPAddress:
+    """The address in a row: hexadecimal, in 32-bit words of this machine's byte order."""
+    words = (text[i : i + 8] for i in range(0, len(text), 8))
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+    return ipaddress.ip_address(packed)
+
+
+def _listeners(table: str) -> Iterator[Listener]:
+    try:
+        with open(f"/proc/net/{table}") as rows:
+            next(rows)
+            for row in rows:
+                columns = row.split()
+                if columns[3] == _LISTEN:
+                    address, port = columns[1].split(":")
+                    yield Listener(parse_address(address), int(port, 16), columns[9])
+    except OSError:
+        return
+
+
+def in_the_way(address: IPAddress, port: int) -> set[str]:
+    """The inodes of the listeners that keep ``address`` and ``port`` from being bound.
+
+    A wildcard and any address of its family exclude each other. A socket on ``::`` without IPV6_V6ONLY
+    takes IPv4 too, which the table does not show: the other family is suspected where its own is clear.
+    """
+    tcp = [row for row in _listeners("tcp") if row.port == port]
+    tcp6 = [row for row in _listeners("tcp6") if row.port == port]
+    own, other = (tcp, tcp6) if address.version == 4 else (tcp6, tcp)
+    if address.is_unspecified:
+        blocking = own
+    else:
+        blocking = [row for row in own if row.address == address or row.address.is_unspecified]
+    if not blocking:
+        blocking = [row for row in other if _spans_families(row.address) or _spans_families(address)]
+    return {row.inode for row in blocking}
+
+
+def _spans_families(address: IPAddress) -> bool:
+    return isinstance(address, ipaddress.IPv6Address) and (
+        address.is_unspecified or address.ipv4_mapped is not None
+    )
+
+
+def _process_name(pid: str) -> str:
+    """The process as "nginx (pid 123)"; what a process calls itself is untrusted."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+        return f"{printable(comm.read().rstrip())} (pid {pid})"
+
+
+def _holds(pid: str, sockets: set[str]) -> bool:
+    with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        return any(os.readlink(descriptor.path) in sockets for descriptor in descriptors)
+
+
+def holders(address: str, port: int, family: Family) -> list[str]:
+    """The processes whose listening sockets keep ``address`` (a literal, or ``*``) and ``port`` from being
+    bound, as "nginx (pid 123)", lowest pid first.
+
+    Empty where it cannot be seen: another user's process, another container, or gone since.
+    """
+    ip = literal(family.wildcard if address == ANY else address.partition("%")[0])
+    sockets = {f"socket:[{inode}]" for inode in in_the_way(ip, port)} if ip else set()
+    if not sockets:
+        return []
+    found = []
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
+        # A process may end, or close a descriptor, while it is looked at; and not all may be looked at.
+        with contextlib.suppress(OSError):
+            if _holds(pid, sockets):
+                found.append(_process_name(pid))
+    return found
+
+
+def who_holds(address: str, port: int, family: Family) -> str:
+    """``holders`` for a sentence: "nginx (pid 1), nginx (pid 2)"; empty where nobody is seen."""
+    found = holders(address, port, family)
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return ", ".join(found[:_NAMED] + more)

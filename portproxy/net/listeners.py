@@ -1,0 +1,69 @@
+"""Listening sockets: made, explained when they cannot be, accepted from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from portproxy.model import Family, Rule
+from portproxy.net.tcp import endpoint_text, set_options
+
+PASSING = {
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+    errno.EPERM,
+}
+"""Errors of one connection that accept(2) reports; the next one may be well."""
+
+
+def listen(family: Family, address: str, rule: Rule) -> socket.socket:
+    """A non-blocking socket that listens on the literal ``address`` and the rule's port.
+
+    IPv6 sockets are IPv6 only, so that rules of both families share a port. SO_REUSEPORT is not set:
+    with it a second relay would bind silently. Raises OSError.
+    """
+    sockaddr = socket.getaddrinfo(
+        address, rule.listen.port, family.af, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST
+    )[0][4]
+    sock = socket.socket(family.af, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is Family.V6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_options(sock, rule)
+        sock.bind(sockaddr)
+        sock.listen(rule.backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def explain_bind(error: OSError, address: str, port: int, holder: str) -> str:
+    """Why listening failed and what would help, in one line without the address family's jargon.
+
+    ``holder`` names who holds the port, or is empty.
+    """
+    where = f"cannot listen on {endpoint_text(address, port)}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where}: the port is in use" + (f" by {holder}" if holder else "")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{where}: permission denied; ports below net.ipv4.ip_unprivileged_port_start "
+            "need root or CAP_NET_BIND_SERVICE"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: no interface of this host has that address"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"{where}: this kernel has no {'IPv6' if ':' in address else 'IPv4'}"
+    if isinstance(error, socket.gaierror):
+        return f"{where}: {error.strerror}"
+    return f"{where}: {os.strerror(error.errno or errno.EIO)}"

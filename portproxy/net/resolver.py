@@ -1,0 +1,123 @@
+"""Host names, resolved off the event loop and remembered for seconds."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from portproxy.model import Family
+
+THREADS = 8
+"""getaddrinfo(3) cannot be cancelled: a dead name server may keep this many threads, not more."""
+KEEP_ANSWER = 5.0
+KEEP_FAILURE = 1.0
+KEEP_LAST_GOOD = 60.0
+"""Seconds: how long an answer is fresh, a failure is believed, and a name that fails is still served
+with its last good answer."""
+
+Lookup = Callable[[str, Family], tuple[str, ...]]
+
+
+class ResolveError(Exception):
+    """The name has no address in the family, or nobody said so in time."""
+
+
+def lookup(name: str, family: Family) -> tuple[str, ...]:
+    """The addresses of ``name`` in ``family`` as the system resolves it (hosts file, DNS; getaddrinfo(3)).
+
+    Blocks. Raises OSError (gaierror), or UnicodeError for a name that cannot be encoded.
+    """
+    found = socket.getaddrinfo(name, None, family.af, socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+@dataclass(slots=True)
+class _Entry:
+    addresses: tuple[str, ...] = ()
+    error: str = ""
+    until: float = -math.inf
+    failing_since: float | None = None
+    arrived: trio.Event | None = None
+
+
+class Resolver:
+    """Answers by name and family. Times are those of the running trio clock."""
+
+    def __init__(self, nursery: trio.Nursery, lookup: Lookup = lookup) -> None:
+        self._nursery = nursery
+        self._lookup = lookup
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._entries: dict[tuple[str, Family], _Entry] = {}
+
+    def fresh(self, name: str, family: Family) -> tuple[str, ...] | None:
+        """The addresses, where no waiting is needed for them; None where ``resolve`` has to be asked.
+
+        Raises ResolveError while a failure is still believed.
+        """
+        entry = self._entries.get((name, family))
+        if entry is None or entry.until <= trio.current_time():
+            return None
+        return _answer(entry)
+
+    async def resolve(self, name: str, family: Family, within: float) -> tuple[str, ...]:
+        """The addresses, waiting ``within`` seconds at most. Raises ResolveError.
+
+        One look-up per name is in flight; whoever asks meanwhile waits for the same one.
+        """
+        answer = self.fresh(name, family)
+        if answer is not None:
+            await trio.lowlevel.checkpoint()
+            return answer
+        entry = self._entries.setdefault((name, family), _Entry())
+        if entry.arrived is None:
+            entry.arrived = trio.Event()
+            # A name that has answered before leaves time to serve its last good answer.
+            patience = within / 2 if entry.addresses else within
+            self._nursery.start_soon(self._ask, name, family, entry, patience)
+        with trio.move_on_after(within):
+            await entry.arrived.wait()
+            return _answer(entry)
+        raise ResolveError(f"{name}: no answer within {within:g} s")
+
+    async def _ask(self, name: str, family: Family, entry: _Entry, patience: float) -> None:
+        addresses: tuple[str, ...] = ()
+        error = f"no answer within {patience:g} s"
+        with trio.move_on_after(patience):
+            try:
+                addresses = await trio.to_thread.run_sync(
+                    self._lookup, name, family, abandon_on_cancel=True, limiter=self._threads
+                )
+                error = "" if addresses else "no address in this family"
+            except OSError as failure:
+                error = failure.strerror or str(failure)
+            except UnicodeError as failure:
+                error = f"not a host name ({failure})"
+        _store(entry, addresses, f"{name}: {error}" if error else "", trio.current_time())
+        assert entry.arrived
+        entry.arrived.set()
+        entry.arrived = None
+
+
+def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float) -> None:
+    """Take a look-up's result into ``entry``."""
+    entry.error = error
+    if addresses:
+        entry.addresses = addresses
+        entry.failing_since = None
+        entry.until = now + KEEP_ANSWER
+        return
+    if entry.failing_since is None:
+        entry.failing_since = now
+    if now - entry.failing_since >= KEEP_LAST_GOOD:
+        entry.addresses = ()
+    entry.until = now + KEEP_FAILURE
+
+
+def _answer(entry: _Entry) -> tuple[str, ...]:
+    if not entry.addresses:
+        raise ResolveError(entry.error)
+    return entry.addresses

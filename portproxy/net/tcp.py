@@ -1,0 +1,46 @@
+"""TCP options of the relay's sockets, on both sides alike."""
+
+from __future__ import annotations
+
+import socket
+
+from portproxy.model import Rule
+
+_KEEPALIVE_PROBES = 6
+"""Unanswered probes that end a connection, spread over another ``keepalive`` seconds: a peer that is
+gone is noticed within twice ``keepalive``."""
+
+
+def set_options(sock: socket.socket, rule: Rule) -> None:
+    """Give ``sock`` the rule's options; a listener hands them down to what it accepts (tcp(7)).
+
+    Urgent data stays in the stream (SO_OOBINLINE): a relay that read it out of band would lose it.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, rule.nodelay)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, rule.keepalive is not None)
+    if rule.keepalive is not None:
+        idle = max(1, round(rule.keepalive))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // _KEEPALIVE_PROBES))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+    milliseconds = 0 if rule.usertimeout is None else max(1, round(rule.usertimeout * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def same_options(a: Rule, b: Rule) -> bool:
+    """Whether ``set_options`` would do the same for both."""
+    return (a.nodelay, a.keepalive, a.usertimeout) == (b.nodelay, b.keepalive, b.usertimeout)
+
+
+def normalised(host: str) -> str:
+    """A peer's address as it is judged, counted and logged, from accept(2)'s.
+
+    A v4-mapped address is the IPv4 address that it maps (RFC 4291, 2.5.5.2).
+    """
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """``host`` and ``port`` in one word, an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

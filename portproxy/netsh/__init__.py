@@ -1,0 +1,1 @@
+"""The vocabulary of ``netsh interface portproxy``: words in, values out, no I/O."""

@@ -1,0 +1,142 @@
+"""Every key of a configuration, once: what it takes, its default, and why that is the default.
+
+The reader of files and rules, the README's table and the manual page are made from these tables.
+Defaults are those of ``portproxy.model``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from portproxy.model import Acl, DataPlaneChoice, Endpoint, Limits, Rule, RuleType, Server
+from portproxy.options import addresses, kinds
+from portproxy.options.kinds import Kind
+
+_MODEL = {
+    field.name: getattr(holder, field.name)
+    for holder in (
+        Rule(RuleType.V6TOV4, Endpoint("*", 1), Endpoint("127.0.0.1", 1), ""),
+        Limits(),
+        Acl(),
+        Server(),
+    )
+    for field in dataclasses.fields(holder)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One key: its ``kind`` of values, and ``why`` its default is what it is, for people."""
+
+    name: str
+    kind: Kind
+    why: str
+    shown_default: str = ""
+
+    @property
+    def default(self) -> object:
+        """The model's default, as the model holds it."""
+        return _MODEL[self.name]
+
+    @property
+    def default_text(self) -> str:
+        """The default as one would write it, or in words where it depends on other keys."""
+        return self.shown_default or self.kind.show(self.default)
+
+
+def by_name(options: Iterable[Option]) -> dict[str, Option]:
+    """The options of a table by their keys, in the table's order."""
+    return {option.name: option for option in options}
+
+
+RULE_KEYS = (
+    Option("type", kinds.choice(RuleType, RuleType), "a rule is nothing without its families", "none"),
+    Option("listenport", kinds.PORT, "a rule is nothing without its port", "none"),
+    Option("listenaddress", addresses.LISTEN, "netsh's: any address of the family", "*"),
+    Option("connectaddress", addresses.CONNECT, "netsh's: this computer", "127.0.0.1 or ::1"),
+    Option("connectport", kinds.PORT, "netsh's: the same service on both sides", "listenport"),
+    Option("protocol", kinds.PROTOCOL, "netsh knows no other"),
+    Option(
+        "name", kinds.NAME, "says what the rule does in metrics and logs", "type/listenaddress:listenport"
+    ),
+)
+"""What makes a rule: netsh's tags, in netsh's words, and its name. These have no place in ``[defaults]``."""
+
+RULE_OPTIONS = (
+    Option(
+        "connecttimeout",
+        kinds.duration(0.001),
+        "a lost SYN is sent again after 1 s and after 3 s, so two losses are survived",
+    ),
+    Option(
+        "idletimeout",
+        kinds.duration(0.001, off=True),
+        "frees what a vanished peer left, and spares slow users",
+    ),
+    Option(
+        "halfclosetimeout",
+        kinds.duration(0.001, off=True),
+        "a reply may take its time, but a peer that never closes must go; counts while nothing moves",
+    ),
+    Option("maxlifetime", kinds.duration(0.001, off=True), "a session that works is not to be ended"),
+    # tcp(7): TCP_KEEPIDLE is at most 32767 s (MAX_TCP_KEEPIDLE).
+    Option(
+        "keepalive",
+        kinds.duration(1, 32767, off=True),
+        "keeps NAT entries alive and finds dead peers in minutes",
+    ),
+    # tcp(7): TCP_USER_TIMEOUT is an int of milliseconds, so it ends a little under 597 hours.
+    Option(
+        "usertimeout",
+        kinds.duration(0.001, 596 * 3600, off=True),
+        "the kernel gives up after about 15 minutes; shorter cuts sessions in bad networks "
+        "(keep-alive is silent while data is unacknowledged)",
+    ),
+    Option(
+        "maxconn",
+        kinds.count(1, 10**9, off=True),
+        "descriptors are the bound, and their number is said at start",
+    ),
+    Option(
+        "maxconnpersource",
+        kinds.count(1, 10**9, off=True),
+        "many users may share one address; IPv6 sources count per /64",
+    ),
+    Option(
+        "allow",
+        kinds.PREFIXES,
+        "netsh admits everyone; where this is not empty, whoever it leaves out is denied",
+    ),
+    Option("deny", kinds.PREFIXES, "netsh denies nobody; the most specific prefix wins, deny on a tie"),
+    Option("connectsource", addresses.SOURCE, "the kernel picks the address by its routes"),
+    Option(
+        "backlog", kinds.count(1, 65535), "holds a burst; the kernel lowers it to net.core.somaxconn, 4096"
+    ),
+    Option("nodelay", kinds.FLAG, "a relay adds no delay of its own to small messages"),
+    # pipe(7): a pipe starts at 64 KiB, and 1 MiB is /proc/sys/fs/pipe-max-size.
+    Option(
+        "pipesize",
+        kinds.size(1 << 16, 1 << 20),
+        "what is moved in one turn; a larger pipe holds more memory and is hardly faster",
+    ),
+    Option("dataplane", kinds.choice(DataPlaneChoice, DataPlaneChoice), "splice where it works, else copy"),
+)
+"""Options of a rule beyond netsh's: keys of ``[[rule]]``, tags of ``--rule``, and keys of ``[defaults]``."""
+
+SERVER_OPTIONS = (
+    Option("status", addresses.ENDPOINT, "nothing listens that was not asked for"),
+    Option(
+        "control",
+        addresses.SOCKET_PATH,
+        "where `portproxy health` looks; off where there is no such directory",
+        "/run/portproxy/control.sock as root, else $XDG_RUNTIME_DIR/portproxy.sock",
+    ),
+    Option("log", kinds.choice(("console", "json")), "read by people first"),
+    Option(
+        "accesslog", addresses.LOG_PATH, "every session leaves a line; containers collect standard output"
+    ),
+    Option("draintimeout", kinds.duration(0), "most exchanges end in it; Kubernetes kills after 30 s"),
+)
+"""The keys of ``[server]``."""

@@ -1,0 +1,1 @@
+"""Running rules: a socket is accepted, admitted, dialled for, relayed, accounted for."""

@@ -1,0 +1,133 @@
+"""A listening socket in the engine: accepts, finds the rule, gives the socket away."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.wheel import NOWHERE
+from portproxy.net.listeners import PASSING
+from portproxy.net.tcp import normalised, same_options, set_options
+from portproxy.relay.instance import Instance
+
+_AT_ONCE = 16
+"""Connections accepted a wake, so that a flood of them does not hold up those that relay."""
+_PAUSE = 0.25
+"""Seconds until accept is tried again after it failed: descriptors or memory have run out."""
+
+
+class Acceptor:
+    """One listening socket and the rules that share it.
+
+    ``default`` takes the connections, but for those made to an address in ``specific``: a rule on
+    ``*`` and rules on specific addresses of one port share the wildcard's socket. ``on_pause(error)``
+    hears once when accept fails (a shortage, as a rule), and with None when that is over.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sock: socket.socket,
+        default: Instance,
+        specific: dict[str, Instance],
+        on_pause: Callable[[OSError | None], None],
+    ) -> None:
+        self._engine = engine
+        self._sock = sock
+        self._on_pause = on_pause
+        self._paused = False
+        self._options = default.rule
+        self.bucket = NOWHERE
+        self.default = default
+        self.specific = specific
+        engine.watch(sock.fileno(), self)
+
+    @property
+    def inode(self) -> str:
+        """The socket's inode, as /proc shows it."""
+        return str(os.fstat(self._sock.fileno()).st_ino)
+
+    def serve(self, default: Instance, specific: dict[str, Instance]) -> None:
+        """Take over for these rules, whose values may have changed."""
+        self.default = default
+        self.specific = specific
+        self._options = default.rule
+        set_options(self._sock, default.rule)
+        self._sock.listen(default.rule.backlog)
+
+    def accept_queued(self) -> None:
+        """Accept all that the kernel has queued by now: the next step would reset or misdirect it."""
+        for _ in range(self.default.rule.backlog + 1):
+            if not self._accept_one():
+                return
+
+    def close(self) -> None:
+        """Stop listening; what is queued is accepted first, because closing resets it."""
+        self.accept_queued()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop listening; the kernel resets what is queued."""
+        self._engine.wheel.cancel(self)
+        self._engine.unwatch(self._sock.fileno())
+        self._sock.close()
+
+    # What the engine calls.
+
+    def on_events(self, mask: int) -> None:
+        """Connections are queued; they are accepted once the batch is done."""
+        self._engine.defer(self._accept_some)
+
+    def on_fault(self) -> None:
+        """A fault of portproxy's own, already reported, concerns one connection; go on listening."""
+        self._engine.defer(self._accept_some)
+
+    def on_deadline(self, now: float) -> None:
+        """The pause is over. An edge-triggered listener gets no second edge for what is queued."""
+        self._engine.defer(self._accept_some)
+
+    def _accept_some(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        more = True
+        try:
+            for _ in range(_AT_ONCE):
+                more = self._accept_one()
+                if not more:
+                    break
+        finally:
+            if more:  # also after a fault with one connection: no new edge will come for the others
+                self._engine.defer(self._accept_some)
+
+    def _accept_one(self) -> bool:
+        """Accept one connection; False when there is none, or none can be taken now."""
+        try:
+            sock, sockaddr = self._sock.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in PASSING:
+                return True
+            self._pause(error)
+            return False
+        if self._paused:
+            self._paused = False
+            self._on_pause(None)
+        sock.setblocking(False)
+        instance = self._instance_for(sock)
+        instance.admit(sock, sockaddr, set_tcp_options=not same_options(instance.rule, self._options))
+        return True
+
+    def _instance_for(self, sock: socket.socket) -> Instance:
+        if not self.specific:
+            return self.default
+        return self.specific.get(normalised(sock.getsockname()[0]), self.default)
+
+    def _pause(self, error: OSError) -> None:
+        self._engine.free_descriptors()
+        self._engine.schedule(self, self._engine.clock() + _PAUSE)
+        if not self._paused:
+            self._paused = True
+            self._on_pause(error)

@@ -1,0 +1,188 @@
+"""A rule that runs: its door, its sessions, its counters."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from portproxy import counters
+from portproxy.accesslog import Record
+from portproxy.admission import Admission
+from portproxy.dataplane.base import Ledger, Outcome
+from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.transfer import reset
+from portproxy.model import Family, Rule, literal
+from portproxy.net.resolver import Resolver
+from portproxy.net.tcp import endpoint_text, normalised, set_options
+from portproxy.reasons import ConnectFailed, Ended, Refused
+from portproxy.relay.session import Session
+
+
+class Moved(NamedTuple):
+    """Both directions of a session, and how its bytes went."""
+
+    up: Ledger
+    down: Ledger
+    dataplane: str
+
+
+_NOTHING = Ledger(0, 0, 0)
+_NOTHING_MOVED = Moved(_NOTHING, _NOTHING, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
+
+    ``leads_back(address, family, port)`` says whether dialling there would reach a listener of this
+    relay; ``spawn`` starts a task that outlives the caller.
+    """
+
+    engine: Engine
+    resolver: Resolver
+    spawn: Callable[[Callable[[], Awaitable[object]]], None]
+    leads_back: Callable[[str, Family, int], bool]
+    report: Callable[[Record], None] | None
+    on_idle: Callable[[], None]
+
+
+class Instance:
+    """One running rule. ``block`` holds its counters, laid out as ``portproxy.counters`` says."""
+
+    def __init__(self, rule: Rule, block: memoryview, surroundings: Surroundings) -> None:
+        self.rule = rule
+        self.block = block
+        self.sessions: set[Session] = set()
+        self.engine = surroundings.engine
+        self.resolver = surroundings.resolver
+        self.spawn = surroundings.spawn
+        self._around = surroundings
+        self._literal = literal(rule.connect.address) is not None
+        self._admission = Admission(rule.acl, rule.limits)
+
+    def change(self, rule: Rule) -> None:
+        """Take new values, which hold for sessions yet to come; those that run are not disturbed."""
+        self.rule = rule
+        self._literal = literal(rule.connect.address) is not None
+        self._admission = Admission(rule.acl, rule.limits)
+        for session in self.sessions:
+            self._admission.enter(session.peer[0])
+
+    # A connection's way through.
+
+    def admit(self, sock: socket.socket, sockaddr: tuple[str, int], *, set_tcp_options: bool) -> None:
+        """Take over an accepted socket: begin a session, or reset it with a counted reason."""
+        rule, block = self.rule, self.block
+        peer = (normalised(sockaddr[0]), sockaddr[1])
+        block[counters.CONNECTIONS] += 1
+        refusal = self._admission.judge(peer[0], block[counters.ACTIVE])
+        if refusal is not None:
+            self._refuse(sock, peer, refusal)
+            return
+        if set_tcp_options:
+            set_options(sock, rule)
+        self._admission.enter(peer[0])
+        block[counters.ACTIVE] += 1
+        session = Session(self, sock, peer)
+        self.sessions.add(session)
+        session.dial()
+
+    def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
+        """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
+        if self._literal:
+            return (rule.connect.address,)
+        return self.resolver.fresh(rule.connect.address, rule.type.connect_family)
+
+    def leads_back(self, address: str, rule: Rule) -> bool:
+        """Whether ``address``, which a name gave, is a listener of this relay.
+
+        For literal addresses the configuration was checked for that.
+        """
+        return not self._literal and self._around.leads_back(
+            address, rule.type.connect_family, rule.connect.port
+        )
+
+    def connected(self, seconds: float) -> None:
+        """A session's upstream answered, ``seconds`` after its client was accepted."""
+        counters.observe_connect(self.block, seconds)
+
+    def failed(self, session: Session, reason: ConnectFailed, error: int) -> None:
+        """A session got no upstream."""
+        self.block[counters.CONNECT_FAILED + reason.slot] += 1
+        self._leave(session)
+        self._report(session, _NOTHING_MOVED, reason, error)
+
+    def ended(self, session: Session, outcome: Outcome) -> None:
+        """A session's relaying has ended."""
+        block, up, down = self.block, outcome.up, outcome.down
+        block[counters.ENDED + outcome.reason.slot] += 1
+        block[counters.SPLICED if outcome.dataplane == "splice" else counters.COPIED] += 1
+        block[counters.FALLBACKS] += outcome.fallbacks
+        _add(block, counters.UP, up)
+        _add(block, counters.DOWN, down)
+        self._leave(session)
+        self._report(session, Moved(up, down, outcome.dataplane), outcome.reason, outcome.error)
+
+    def add_live(self, block: list[int]) -> None:
+        """Add to ``block``, a copy of the counters, what the sessions that still run have moved.
+
+        Bytes in flight are accepted, and neither delivered nor discarded yet.
+        """
+        for session in self.sessions:
+            if session.transfer:
+                for base, leg in ((counters.UP, session.transfer.up), (counters.DOWN, session.transfer.down)):
+                    block[base] += leg.accepted
+                    block[base + 1] += leg.delivered
+
+    # What is noted.
+
+    def _refuse(self, sock: socket.socket, peer: tuple[str, int], refusal: Refused) -> None:
+        self.block[counters.REFUSED + refusal.slot] += 1
+        if self._around.report:
+            listen = _local_endpoint(sock)
+            who = (time.time(), self.rule.name, endpoint_text(*peer), listen)
+            self._around.report(Record(*who, "", None, 0.0, *_NOTHING, *_NOTHING, "", refusal, ""))
+        reset(sock)
+        sock.close()
+
+    def _leave(self, session: Session) -> None:
+        self.sessions.discard(session)
+        self.block[counters.ACTIVE] -= 1
+        self._admission.leave(session.peer[0])
+        if not self.sessions:
+            self._around.on_idle()
+
+    def _report(self, session: Session, moved: Moved, reason: ConnectFailed | Ended, error: int) -> None:
+        if not self._around.report:
+            return
+        upstream = session.upstream_address
+        self._around.report(
+            Record(
+                time.time(),
+                session.rule.name,
+                endpoint_text(*session.peer),
+                _local_endpoint(session.client.sock),
+                endpoint_text(*upstream) if upstream else "",
+                session.connect_seconds,
+                self.engine.clock() - session.accepted_at,
+                *moved.up,
+                *moved.down,
+                moved.dataplane,
+                reason,
+                f"{errno.errorcode.get(error, error)}: {os.strerror(error)}" if error else "",
+            )
+        )
+
+
+def _local_endpoint(sock: socket.socket) -> str:
+    return endpoint_text(*sock.getsockname()[:2])
+
+
+def _add(block: memoryview, base: int, ledger: Ledger) -> None:
+    for offset, count in enumerate(ledger):
+        block[base + offset] += count

@@ -1,0 +1,200 @@
+"""One client's way: dialling, relaying, closed. The engine drives it; no task of its own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from portproxy.dataplane.base import Leg, Outcome, pending_error
+from portproxy.dataplane.transfer import Transfer, reset
+from portproxy.dataplane.wheel import NOWHERE
+from portproxy.net.dial import begin_connect, connected_to_itself
+from portproxy.net.resolver import ResolveError
+from portproxy.reasons import SHORTAGE, ConnectFailed, Ended, connect_failed
+
+if TYPE_CHECKING:
+    from portproxy.relay.instance import Instance
+
+
+class Session:
+    """An admitted client, from accept to account.
+
+    While it dials it owns both legs; once connected it hands them to a ``Transfer`` and waits for the
+    ``Outcome``. Either way it tells its instance exactly once how it ended.
+    """
+
+    __slots__ = (
+        "_address",
+        "_addresses",
+        "_deadline",
+        "_error",
+        "_over",
+        "_upstream",
+        "accepted_at",
+        "bucket",
+        "client",
+        "connect_seconds",
+        "instance",
+        "peer",
+        "rule",
+        "transfer",
+    )
+
+    def __init__(self, instance: Instance, sock: socket.socket, peer: tuple[str, int]) -> None:
+        self.instance = instance
+        self.rule = instance.rule  # the values that held when it began hold for its whole life
+        self.peer = peer
+        self.bucket = NOWHERE
+        self.accepted_at = instance.engine.clock()
+        self.connect_seconds: float | None = None
+        self.transfer: Transfer | None = None
+        self.client = instance.engine.leg(sock, self)
+        self._upstream: Leg | None = None
+        self._addresses: list[str] = []
+        self._address = ""
+        self._error = 0
+        self._over = False  # gave up before it was connected
+        self._deadline = self.accepted_at + self.rule.limits.connecttimeout
+
+    @property
+    def upstream_address(self) -> tuple[str, int] | None:
+        """The address connected to, or tried last."""
+        return (self._address, self.rule.connect.port) if self._address else None
+
+    # Dialling.
+
+    def dial(self) -> None:
+        """Begin with the upstream's addresses, at once where they are known without waiting."""
+        try:
+            addresses = self.instance.known_addresses(self.rule)
+        except ResolveError:
+            self._give_up(ConnectFailed.RESOLVE)
+            return
+        if addresses is None:
+            self.instance.spawn(self._resolve)
+        else:
+            self._dial_each(addresses)
+
+    async def _resolve(self) -> None:
+        rule = self.rule
+        try:
+            addresses = await self.instance.resolver.resolve(
+                rule.connect.address, rule.type.connect_family, rule.limits.connecttimeout
+            )
+        except ResolveError:
+            self._give_up(ConnectFailed.RESOLVE)
+        else:
+            self._dial_each(addresses)
+
+    def _dial_each(self, addresses: tuple[str, ...]) -> None:
+        usable = [address for address in addresses if not self.instance.leads_back(address, self.rule)]
+        if usable:
+            usable.reverse()
+            self._addresses = usable
+            self._dial_next()
+        else:
+            self._give_up(ConnectFailed.LOOP)
+
+    def _dial_next(self) -> None:
+        """Try the next address; each may take its share of what is left of connecttimeout."""
+        if self._over:
+            return
+        engine = self.instance.engine
+        while self._addresses:
+            now = engine.clock()
+            share = (self._deadline - now) / len(self._addresses)
+            self._address = self._addresses.pop()
+            try:
+                sock = begin_connect(self._address, self.rule)
+            except OSError as error:
+                self._error = error.errno or errno.EIO
+                if self._error in SHORTAGE:
+                    engine.free_descriptors()
+                    break
+                continue
+            self._upstream = engine.leg(sock, self)
+            engine.schedule(self, now + share)
+            return
+        self._give_up(connect_failed(self._error))
+
+    def _next_address(self, error: int) -> None:
+        """The address being tried has failed; sockets are opened after the batch only."""
+        self._error = error
+        self._drop_upstream()
+        self.instance.engine.wheel.cancel(self)
+        self.instance.engine.defer(self._dial_next)
+
+    def _drop_upstream(self) -> None:
+        if self._upstream:
+            self.instance.engine.close(self._upstream)
+            self._upstream = None
+
+    # What the engine calls while it dials.
+
+    def on_ready(self, leg: Leg) -> None:
+        """The client's bytes wait for their time; the upstream's socket is writable once connected."""
+        if leg is self._upstream and leg.writable:
+            if connected_to_itself(leg.sock, self.rule.connect.port):
+                self._next_address(errno.ECONNREFUSED)
+            else:
+                self._connected(leg)
+
+    def on_error(self, leg: Leg) -> None:
+        """The client is gone, or this upstream address has failed."""
+        code = pending_error(leg.sock)
+        if leg is self.client:
+            self._error = code
+            self._give_up(ConnectFailed.CLIENT_GONE)
+        else:
+            self._next_address(code)
+
+    def on_deadline(self, now: float) -> None:
+        """The address being tried has had its share of connecttimeout."""
+        self._next_address(errno.ETIMEDOUT)
+
+    def on_fault(self) -> None:
+        """An event of this session met a fault of portproxy's own: end it."""
+        self._give_up(ConnectFailed.OTHER)
+
+    def turn(self, leg: Leg) -> None:
+        """Nothing is queued before the transfer has begun."""
+
+    # The end.
+
+    def abort(self, reason: Ended) -> None:
+        """End it now with RST on both sides, in whatever state it is."""
+        if self.transfer:
+            self.transfer.end(reason)
+        else:
+            self._give_up(ConnectFailed.DRAINED)
+
+    def _connected(self, upstream: Leg) -> None:
+        engine = self.instance.engine
+        engine.wheel.cancel(self)
+        self.connect_seconds = engine.clock() - self.accepted_at
+        self.instance.connected(self.connect_seconds)
+        rule = self.rule
+        self.transfer = engine.start(
+            self.client,
+            upstream,
+            rule.limits,
+            b"",
+            self._finished,
+            dataplane=rule.dataplane,
+            pipesize=rule.pipesize,
+        )
+
+    def _finished(self, outcome: Outcome) -> None:
+        self.instance.ended(self, outcome)
+
+    def _give_up(self, reason: ConnectFailed) -> None:
+        if self._over:
+            return
+        self._over = True
+        engine = self.instance.engine
+        engine.wheel.cancel(self)
+        self._drop_upstream()
+        reset(self.client.sock)
+        engine.close(self.client)
+        self.instance.failed(self, reason, self._error)

@@ -1,0 +1,1 @@
+"""The status endpoint: /metrics, /healthz and /readyz over HTTP."""

@@ -1,0 +1,1 @@
+"""Byte formats: decoders that take bytes and return values."""
