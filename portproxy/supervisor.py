@@ -64,6 +64,7 @@ class Supervisor:
                 self._resolver = Resolver(self._nursery)
                 self._nursery.start_soon(self.engine.run)
                 await self._apply(config)
+                self._errors = self._errors_now()
                 if self._errors:
                     self._nursery.cancel_scope.cancel()
                 else:
@@ -82,7 +83,9 @@ class Supervisor:
 
         A rule that cannot listen is left ``failed`` and retried; nothing else suffers from it.
         """
-        return await self._apply(config)
+        steps = await self._apply(config)
+        self._note_errors()
+        return steps
 
     async def drain(self) -> None:
         """Accept what is queued, stop listening, wait for the sessions to end, ``draintimeout`` at most.
@@ -146,7 +149,6 @@ class Supervisor:
             for name, instance in before.items():
                 if self._instances.get(name) is not instance:
                     self._retire(instance, config.server.draintimeout if name in stopped else math.inf)
-            self._note_errors()
             return steps
 
     def _next_instances(self, steps: Plan) -> dict[str, Instance]:
@@ -199,10 +201,13 @@ class Supervisor:
             async with self._changing:
                 for key in [key for key, port in self._ports.items() if port.errors]:
                     await self._arrange(key, [rule for rule in self.config.active if port_key(rule) == key])
-                self._note_errors()
+            self._note_errors()
+
+    def _errors_now(self) -> dict[str, str]:
+        return {name: why for port in self._ports.values() for name, why in port.errors.items()}
 
     def _note_errors(self) -> None:
-        errors = {name: why for port in self._ports.values() for name, why in port.errors.items()}
+        errors = self._errors_now()
         for name, why in errors.items():
             if self._errors.get(name) != why:
                 self._log.error("a rule does not listen", rule=name, error=why)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from portproxy.config.reader import Reader
 from portproxy.loops import IsLocal
-from portproxy.model import Config
+from portproxy.model import Config, Server
 from portproxy.options.addresses import SOCKET_PATH
 from portproxy.options.kinds import RefusedError
 
@@ -44,12 +44,39 @@ def load(
     reader.environment(environ.get("PORTPROXY_RULES", ""))
     for number, rule in enumerate(rules, 1):
         reader.command(rule, f"--rule {number}")
+    _settings(reader, environ, status, control)
+    return reader.config(is_local)
+
+
+def load_server(
+    path: str | None,
+    environ: Mapping[str, str] = _NO_ENVIRONMENT,
+    *,
+    status: str | None = None,
+    control: str | None = None,
+) -> tuple[Server, tuple[str, ...]]:
+    """The settings of the process alone, and what is wrong with the file at ``path``.
+
+    For those who ask a relay that runs: it may have read an earlier, sound version of the file, so
+    what is wrong there does not keep them from asking. The file is not read where the command line or the
+    environment names the socket. Raises ConfigError for what is wrong with those.
+    """
+    reader = Reader()
+    reader.setting("", "control", default_control(os.geteuid(), environ) or "off")
+    found: tuple[str, ...] = ()
+    if path is not None and not (status or control or environ.get("PORTPROXY_CONTROL")):
+        reader.file(path)
+        found = reader.take_problems()
+    _settings(reader, environ, status, control)
+    return reader.server(), found
+
+
+def _settings(reader: Reader, environ: Mapping[str, str], status: str | None, control: str | None) -> None:
     for key, given in (("status", status), ("control", control)):
         variable = f"PORTPROXY_{key.upper()}"
         # An empty variable is how a composed environment says "not set".
         reader.setting(variable, key, environ.get(variable) or None)
         reader.setting(f"--{key}", key, given)
-    return reader.config(is_local)
 
 
 def parse(text: str, source: str) -> Config:

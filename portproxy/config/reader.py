@@ -84,6 +84,18 @@ class Reader:
         except RefusedError as refusal:
             self._problems.append(f"{where} = {shown(written)}: {str(refusal) or kind.accepts}")
 
+    def take_problems(self) -> tuple[str, ...]:
+        """The problems found until now; they are not held against what is read."""
+        taken = tuple(self._problems)
+        self._problems.clear()
+        return taken
+
+    def server(self) -> Server:
+        """What ``[server]`` holds; raises ConfigError with every problem but those of rules."""
+        if self._problems:
+            raise ConfigError(self._problems)
+        return Server(**self._server)
+
     def config(self, is_local: IsLocal | None = None) -> Config:
         """Everything that was read, checked as a whole; raises ConfigError with every problem."""
         defaults = Defaults(self._defaults)

@@ -81,7 +81,7 @@ class Defaults:
         self._fitted: dict[tuple[str, RuleType], Any] = {}
 
     def values(self, rule_type: RuleType, own: Container[str]) -> dict[str, Any]:
-        """All options of a rule of this type; what does not fit is a problem, unless the rule has its ``own``."""
+        """The options of a rule of this type; what does not fit it, and is not its ``own``, is a problem."""
         values = self._values.copy()
         for key in _FITTED_OPTIONS:
             if key in own:

@@ -185,6 +185,7 @@ class Leg:
         except OSError as error:
             raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
         self.ended = True
+        self.readable = False
 
 
 class Progress(enum.Enum):

@@ -17,9 +17,7 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
         return Progress.WAIT
     sock, peer, size = leg.sock, leg.peer, len(buffer)
     budget = TURN_BYTES
-    while leg.readable:
-        if budget <= 0:
-            return Progress.TURN_OVER
+    while leg.readable and budget > 0:
         try:
             count = sock.recv_into(buffer)
         except BlockingIOError:
@@ -28,7 +26,6 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
         except OSError as error:
             raise LegError(leg, error.errno or 0) from None
         if not count:
-            leg.readable = False
             leg.shut_peer()
             break
         leg.accepted += count
@@ -49,7 +46,7 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
             return _stash(leg, buffer[sent:count])
         if count == size and leg.may_splice:
             return Progress.TO_SPLICE
-    return Progress.WAIT
+    return Progress.TURN_OVER if leg.readable else Progress.WAIT
 
 
 def drain(leg: Leg) -> bool:

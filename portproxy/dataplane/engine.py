@@ -152,12 +152,12 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             while True:
-                if not self._busy:
+                if self._burst():
+                    await trio.lowlevel.checkpoint()
+                else:
                     self._parked = True
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self._parked = False
-                self._burst()
-                await trio.lowlevel.checkpoint()
 
     def shut(self) -> None:
         """Close what transfers have left to be closed, and what is the engine's own. It has stopped."""
@@ -189,17 +189,19 @@ class Engine:
     def _busy(self) -> bool:
         return bool(self._ready or self._deferred or self._closing)
 
-    def _burst(self) -> None:
+    def _burst(self) -> bool:
+        """Turns until there is nothing to do, or the other tasks are due; whether there may be more."""
         until = self.clock() + _BURST_SECONDS
         polls = empty = 0
-        while polls < _BURST_POLLS and empty < _EMPTY_POLLS:
+        while polls < _BURST_POLLS and self.clock() < until:
             if self.turn():
                 polls += 1
                 empty = 0
-            else:
+            elif empty < _EMPTY_POLLS:
                 empty += 1
-            if self.clock() > until:
-                break
+            else:
+                return False
+        return True
 
     def _pass_over_ready(self) -> None:
         for _ in range(len(self._ready)):
