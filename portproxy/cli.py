@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import shutil
+import signal
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
@@ -33,14 +38,20 @@ _STATUS = click.option("--status", metavar="ADDR:PORT", help="Serve /metrics, /h
 _CONTROL = click.option("--control", metavar="PATH", help='Path of the control socket, or "off".')
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="portproxy", message="%(prog)s %(version)s")
-def portproxy() -> None:
+@click.pass_context
+def portproxy(context: click.Context) -> None:
     """Relay TCP between IPv4 and IPv6, by the four rules of netsh interface portproxy.
 
     Rules come from the configuration file, from --rule, and from PORTPROXY_RULES (one a line, or
     separated by ";"); PORTPROXY_STATUS and PORTPROXY_CONTROL stand for --status and --control.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @portproxy.command()
@@ -49,7 +60,11 @@ def portproxy() -> None:
 @_STATUS
 @_CONTROL
 def serve(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> None:
-    """Run the relay until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    """Run the relay until SIGTERM or SIGINT.
+
+    Either signal stops listening and lets sessions finish within draintimeout; a second one ends them
+    at once. SIGHUP reloads the configuration file.
+    """
 
     def load() -> Config:
         return _load(path, rules, status, control)
@@ -69,20 +84,28 @@ def serve(path: str | None, rules: tuple[str, ...], status: str | None, control:
 @_STATUS
 @_CONTROL
 def check(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> None:
-    """Say what would be run, or every problem at once."""
+    """Say what would be run, or every problem at once.
+
+    The exit code is 0, or 2 where there are problems.
+    """
     loaded = _load(path, rules, status, control)
     _require_rules(loaded)
-    from portproxy.table import print_config
+    from portproxy.table import show
 
-    print_config(loaded)
+    _say(show(loaded, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 @portproxy.command()
 def demo() -> None:
-    """Show the main job live: an IPv4-only HTTP service, reached over IPv6."""
+    """Show the relay at work, live.
+
+    Starts a small HTTP service on 127.0.0.1 and a v6tov4 rule on [::1] in front of it, both on free
+    ports, fetches its page through the rule every second, and shows the counters. Only this
+    computer can reach it. Stops on Ctrl-C or SIGTERM.
+    """
     from portproxy.demo import run
 
-    run()
+    run(_say)
 
 
 @portproxy.command()
@@ -90,28 +113,36 @@ def demo() -> None:
 @_CONTROL
 @click.option("--status", metavar="ADDR:PORT", help="Ask the status endpoint there instead.")
 def health(path: str | None, control: str | None, status: str | None) -> None:
-    """Ask the running relay whether every rule listens: exit code 0 or 1, and one line why."""
+    """Ask the running relay whether every rule listens.
+
+    Says why in one line; the exit code is 0 where all of them do, else 1. Asks over the control
+    socket, or the status endpoint where that is off.
+    """
+    server, problems = config.load_server(_path(path), os.environ, status=status, control=control)
+    _complain(problems)
     from portproxy.control import client
     from portproxy.wire.control_frames import Request
 
-    server = _load(path, (), status, control).server
-    if status is not None:
-        assert server.status
-        reply = client.health_over_http(server.status)
-    elif server.control is not None:
+    if server.control is not None and status is None:
         reply = client.ask(server.control, Request("health"))
+    elif server.status is not None:
+        reply = client.health_over_http(server.status)
     else:
         raise ConfigError(["health: the control socket is off; name one with --control, or use --status"])
-    click.echo(printable(reply.text))
+    _say(printable(reply.text))
     sys.exit(0 if reply.ok else 1)
 
 
 def _load(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> Config:
     from portproxy.net.dial import is_local
 
-    if path is None and os.path.exists(config.DEFAULT_PATH):
-        path = config.DEFAULT_PATH
-    return config.load(path, rules, os.environ, status=status, control=control, is_local=is_local)
+    return config.load(_path(path), rules, os.environ, status=status, control=control, is_local=is_local)
+
+
+def _path(given: str | None) -> str | None:
+    if given is None and os.path.exists(config.DEFAULT_PATH):
+        return config.DEFAULT_PATH
+    return given
 
 
 def _require_rules(loaded: Config) -> None:
@@ -128,18 +159,53 @@ def main() -> NoReturn:
     """Run the command line of this process and exit."""
     if sys.platform != "linux":
         sys.exit("portproxy: Linux only: it moves bytes with splice(2) and waits with epoll(7)")
+    _open_standard_streams()
     try:
         code = portproxy.main(prog_name="portproxy", standalone_mode=False)
     except PortproxyError as error:
-        _fail(error.lines, error.exit_code)
+        _complain(error.lines)
+        code = error.exit_code
     except click.ClickException as error:
-        _fail([error.format_message()], 2)
+        _complain([_usage(error)])
+        code = 2
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        code = 128 + signal.SIGINT
     sys.exit(code)
 
 
-def _fail(lines: tuple[str, ...] | list[str], code: int) -> NoReturn:
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: a socket in its place would be sent the log."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # open(2): the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on standard error: a name that the locale cannot write is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _usage(error: click.ClickException) -> str:
+    message = printable(error.format_message())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message} Try '{context.command_path} --help'." if context else message
+
+
+def _say(text: str) -> None:
+    """Write ``text`` on standard output; raises PortproxyError where the disk under it is full."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has seen enough; click ends quietly
+            raise
+        # What is buffered would be tried again, and fail with a traceback, when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise PortproxyError(f"standard output: {error.strerror}") from None
+
+
+def _complain(lines: Sequence[str]) -> None:
     for line in lines:
         print(f"portproxy: {line}", file=sys.stderr)
-    sys.exit(code)

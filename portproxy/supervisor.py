@@ -15,7 +15,7 @@ from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Family, Rule
 from portproxy.net.dial import is_local
-from portproxy.net.resolver import Resolver
+from portproxy.net.resolver import Lookup, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
 from portproxy.relay.instance import Instance, Surroundings
@@ -30,14 +30,18 @@ RETRY_LAST = 30.0
 class Supervisor:
     """Runs the rules of one configuration at a time, in one process.
 
-    ``config`` is what runs now. ``report`` takes access-log records, or is None where none are wanted.
+    ``config`` is what runs now. ``report`` takes access-log records, or is None where none are wanted;
+    ``lookup`` resolves host names, in a thread.
     """
 
-    def __init__(self, log: Log, report: Callable[[Record], None] | None = None) -> None:
+    def __init__(
+        self, log: Log, report: Callable[[Record], None] | None = None, *, lookup: Lookup = lookup
+    ) -> None:
         self.config = Config()
         self.engine = Engine(self._fault)
         self._log = log
         self._report = report
+        self._lookup = lookup
         self._instances: dict[str, Instance] = {}
         self._retired: set[Instance] = set()
         self._blocks: dict[str, memoryview] = {}
@@ -61,7 +65,7 @@ class Supervisor:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                self._resolver = Resolver(self._nursery)
+                self._resolver = Resolver(self._nursery, self._lookup)
                 self._nursery.start_soon(self.engine.run)
                 await self._apply(config)
                 self._errors = self._errors_now()

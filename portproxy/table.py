@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
 
 from portproxy.errors import printable
 from portproxy.model import Config, Rule
-from portproxy.options import RULE_OPTIONS
+from portproxy.options import RULE_OPTIONS, SERVER_OPTIONS, Option
+
+_HEAD = ("rule", "type", "listens on", "connects to", "options", "state")
+_GAP = "  "
 
 
-def print_config(config: Config) -> None:
-    """Print what a relay with ``config`` would run: its rules, its server settings, its warnings."""
-    console = Console(highlight=False)
+def show(config: Config, width: int | None = None) -> str:
+    """What a relay with ``config`` would run: its rules, its server settings, its warnings.
+
+    No value is cut: cells are folded where a row is wider than ``width`` characters, and with
+    ``width`` None a rule is a line, for programs.
+    """
     shadowed = dict(config.shadowed)
-    table = Table("rule", "type", "listens on", "connects to", "options", "state", box=None, pad_edge=False)
-    for rule in config.rules:
-        by = shadowed.get(rule.name)
-        state = f"shadowed by {by}" if by else "would listen"
-        cells = (rule.name, rule.type, str(rule.listen), str(rule.connect), _options(rule), state)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console.print(table, soft_wrap=True)
-    for line in _server(config):
-        console.print(Text(line), soft_wrap=True)
+    rows = [_HEAD, *(_row(rule, shadowed.get(rule.name)) for rule in config.rules)]
+    settings = [_tag(option, getattr(config.server, option.name)) for option in SERVER_OPTIONS]
+    lines = [
+        *_columns(rows, width),
+        "",
+        printable(f"server: {' '.join(settings)}"),
+        *(f"warning: {warning}" for warning in config.warnings),
+    ]
+    return "\n".join(lines)
+
+
+def _row(rule: Rule, shadowed_by: str | None) -> tuple[str, ...]:
+    state = "would listen" if shadowed_by is None else f"shadowed by {shadowed_by}"
+    cells = (rule.name, rule.type, str(rule.listen), str(rule.connect), _options(rule), state)
+    return tuple(printable(cell) for cell in cells)
 
 
 def _options(rule: Rule) -> str:
@@ -35,20 +43,36 @@ def _options(rule: Rule) -> str:
         option: getattr(next(holder for holder in holders if hasattr(holder, option.name)), option.name)
         for option in RULE_OPTIONS
     }
-    given = [
-        f"{option.name}={option.kind.show(value)}"
-        for option, value in values.items()
-        if value != option.default
-    ]
+    given = [_tag(option, value) for option, value in values.items() if value != option.default]
     return " ".join(given) or "defaults"
 
 
-def _server(config: Config) -> Iterator[str]:
-    server = config.server
-    yield ""
-    yield (
-        f"status {server.status or 'off'}, control {server.control or 'off'}, log {server.log}, "
-        f"accesslog {server.accesslog or 'off'}, draintimeout {server.draintimeout:g} s"
-    )
-    for warning in config.warnings:
-        yield f"warning: {warning}"
+def _tag(option: Option, value: object) -> str:
+    """The setting as ``--rule`` takes it."""
+    # A list is written out here, where an error line shows its first items.
+    written = ",".join(map(str, value)) if isinstance(value, tuple) else option.kind.show(value)
+    return f"{option.name}={written}"
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        return _folded(rows, width)
+    return [
+        _GAP.join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _folded(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    console = Console(width=width, color_system=None)
+    lines = console.render_lines(table, console.options)
+    return ["".join(segment.text for segment in line).rstrip() for line in lines]

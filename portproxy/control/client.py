@@ -37,6 +37,11 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
             return _receive_reply(sock, deadline)
     except TimeoutError:
         raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s") from None
+    except (ConnectionResetError, BrokenPipeError):
+        raise PortproxyError(
+            f"the relay at {path} closed the connection without an answer:"
+            " it serves root and its own user only, and not too many at once"
+        ) from None
     except FrameError as error:
         raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None
     except OSError as error:
@@ -51,7 +56,7 @@ def _receive_reply(sock: socket.socket, deadline: float) -> Reply:
     while data := _receive(sock, deadline):
         for payload in decoder.feed_untrusted(data):
             return reply_untrusted(payload)
-    raise FrameError("it closed the connection without an answer")
+    raise ConnectionResetError
 
 
 def _receive(sock: socket.socket, deadline: float) -> bytes:

@@ -30,8 +30,6 @@ DEADLINE = 5.0
 """Seconds a client has for its request and for taking the reply."""
 CLIENTS = 32
 """Clients at once: each costs the relay a descriptor."""
-PROBE = 1.0
-"""Seconds a relay at the path has to take a connection: it does at once, unless its backlog is full."""
 
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
@@ -87,13 +85,13 @@ def _check_free(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise StartError(f"control {path}: there is a file of that name, and it is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE)
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             return
-        except TimeoutError:
-            pass
+        except BlockingIOError:
+            pass  # Someone listens, with a full backlog (unix(7), EAGAIN).
     raise StartError(f"control {path}: another relay answers there; stop it, or name another socket")
 
 

@@ -97,7 +97,7 @@ class Resolver:
             except UnicodeError as failure:
                 error = f"not a host name ({failure})"
         _store(entry, addresses, f"{name}: {error}" if error else "", trio.current_time())
-        assert entry.arrived
+        assert entry.arrived is not None
         entry.arrived.set()
         entry.arrived = None
 

@@ -215,5 +215,5 @@ NAME = Kind("a name is 1 to 128 printable characters, with no space at either en
 PREFIXES = Kind(
     'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]',
     _prefixes,
-    lambda prefixes: shown([str(prefix) for prefix in prefixes]),
+    lambda prefixes: "[" + ", ".join(f'"{prefix}"' for prefix in prefixes) + "]",
 )

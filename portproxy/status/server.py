@@ -1,31 +1,28 @@
-"""The status endpoint on a socket: hypercorn speaks HTTP, under limits of ours.
+"""The status endpoint on a socket: HTTP/1.1 by h11, every wait of it under a deadline.
 
-Not ``hypercorn.trio.serve``: it shields its sends from cancellation, so that a scraper which stops reading
-could keep the relay from stopping, and it takes any number of clients. What it runs for one connection is
-run here, where the socket can be closed under it.
+Not by hypercorn: its trio worker shields sends from cancellation, so that a scraper which stops reading
+keeps the relay from stopping; it takes any number of clients, and keeps the socket of one that has left
+until its keep-alive ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
+import errno
 import socket
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
 
+import h11
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
-from hypercorn.utils import wrap_app
 
 from portproxy.errors import StartError
 from portproxy.model import ANY, Endpoint, Family
 from portproxy.net.holder import who_holds
 from portproxy.snapshot import Snapshot
-from portproxy.status.app import status_app
+from portproxy.status.app import METRICS, Answer, answer
 
 CLIENTS = 64
 """Connections at once: each costs the relay a descriptor."""
@@ -35,6 +32,8 @@ LIFETIME = 30.0
 """Seconds after which a connection is closed, whatever it does: three of Prometheus' scrape timeouts."""
 REQUEST_LIMIT = 16 << 10
 """Bytes a request's head may have."""
+RECEIVE = 4096
+"""Bytes read at once; a request has a few hundred."""
 
 
 def bind_status(endpoint: Endpoint) -> socket.socket:
@@ -44,35 +43,20 @@ def bind_status(endpoint: Endpoint) -> socket.socket:
     """
     both = endpoint.address == ANY and socket.has_dualstack_ipv6()
     family = Family.V6 if both or ":" in endpoint.address else Family.V4
-    host = "" if endpoint.address == ANY else endpoint.address
+    host = family.wildcard if endpoint.address == ANY else endpoint.address
+    sock = socket.socket(family.af, socket.SOCK_STREAM)
     try:
-        return socket.create_server((host, endpoint.port), family=family.af, dualstack_ipv6=both)
-    except socket.gaierror as error:
-        raise StartError(f"status {endpoint}: {error.strerror}") from None
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is Family.V6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        sock.bind((host, endpoint.port))
+        sock.listen(CLIENTS)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        holder = who_holds(endpoint.address, endpoint.port, family)
-        raise StartError(
-            f"status {endpoint}: {reason.lower()}" + (f", held by {holder}" if holder else "")
-        ) from None
-
-
-def _hypercorn_config() -> Config:
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.include_server_header = False
-    config.keep_alive_timeout = IDLE
-    config.h11_max_incomplete_size = REQUEST_LIMIT
-    return config
-
-
-async def _hang_up(stream: trio.SocketStream) -> None:
-    """Close ``stream`` at the end of its lifetime, and at once when cancelled."""
-    try:
-        await trio.sleep(LIFETIME)
-    finally:
-        stream.socket.close()
+        sock.close()
+        holder = who_holds(host, endpoint.port, family) if error.errno == errno.EADDRINUSE else ""
+        reason = str(error.strerror).lower() + (f", held by {holder}" if holder else "")
+        raise StartError(f"status {endpoint}: {reason}") from None
+    return sock
 
 
 async def serve_status(
@@ -81,26 +65,81 @@ async def serve_status(
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer on ``sock``, as ``bind_status`` made it, until cancelled; closes it, and every connection."""
-    app = wrap_app(cast(ASGIFramework, status_app(snapshot)), 0, "asgi")
-    config, context = _hypercorn_config(), WorkerContext(None)
+    """Answer on ``sock``, as ``bind_status`` made it, until cancelled; closes it, and every connection.
+
+    ``snapshot`` is called once a request, on the event loop.
+    """
     seats = trio.Semaphore(CLIENTS)
+    # Thousands of rules take seconds to render: not on the loop, and not several at once.
+    renderer = trio.CapacityLimiter(1)
+
+    async def respond(request: h11.Request) -> Answer:
+        method, target = request.method.decode(), request.target.decode()
+        path = target.partition("?")[0]
+        accept = ",".join(value.decode("latin-1") for name, value in request.headers if name == b"accept")
+        make = partial(answer, method, path, accept, snapshot())
+        if path != METRICS:
+            return make()
+        return await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=renderer)
 
     async def serve_client(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.WouldBlock):
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             seats.acquire_nowait()
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_hang_up, stream)
-                    # TCPServer takes plain streams too; its annotation names the TLS ones only.
-                    secure = cast("trio.SSLStream[trio.SocketStream]", stream)
-                    await TCPServer(app, config, context, ConnectionState({}), secure)
-                    nursery.cancel_scope.cancel()
-            except Exception:
-                logging.getLogger(__name__).exception("a connection to the status endpoint failed")
+                with trio.move_on_after(LIFETIME):
+                    await _Conversation(stream).run(respond)
             finally:
                 seats.release()
 
     with sock:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         await trio.serve_listeners(serve_client, [listener], task_status=task_status)
+
+
+class _Conversation:
+    """One connection: requests and their answers, one after another."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_LIMIT)
+
+    async def run(self, respond: Callable[[h11.Request], Awaitable[Answer]]) -> None:
+        """Answer until the client leaves, is silent for IDLE seconds, or errs."""
+        try:
+            while request := await self._next_request_untrusted():
+                await self._send(await respond(request), request.method)
+                if self._http.our_state is not h11.DONE:
+                    return
+                self._http.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            await self._send(Answer(error.error_status_hint, b"bad request\n"), close=True)
+
+    async def _next_request_untrusted(self) -> h11.Request | None:
+        """The next request, its body skipped; None when none comes. Raises h11.RemoteProtocolError."""
+        request = None
+        with trio.move_on_after(IDLE):
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._stream.receive_some(RECEIVE))
+                elif isinstance(event, h11.Request):
+                    request = event
+                elif isinstance(event, h11.EndOfMessage):
+                    return request
+                elif not isinstance(event, h11.Data):
+                    return None
+        return None
+
+    async def _send(self, reply: Answer, method: bytes = b"GET", close: bool = False) -> None:
+        headers = [
+            ("date", formatdate(usegmt=True)),
+            ("content-type", reply.content_type),
+            ("content-length", str(len(reply.body))),
+        ]
+        headers += [("allow", reply.allow)] if reply.allow else []
+        headers += [("connection", "close")] if close else []
+        reason = HTTPStatus(reply.status).phrase.encode()
+        data = self._http.send(h11.Response(status_code=reply.status, headers=headers, reason=reason))
+        if method != b"HEAD":
+            data += self._http.send(h11.Data(reply.body))
+        await self._stream.send_all(data + self._http.send(h11.EndOfMessage()))

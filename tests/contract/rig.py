@@ -6,11 +6,13 @@ The test holds the two far ends, ``client`` and ``server``; the engine holds the
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import trio
 
@@ -21,6 +23,9 @@ from portproxy.model import DataPlaneChoice, Limits
 from portproxy.reasons import Ended
 
 UNLIMITED = Limits(idletimeout=None, halfclosetimeout=None)
+
+PATIENCE = 20.0
+"""Seconds until a test is told that it stalled; any that works needs a small part of them."""
 
 Families = tuple[socket.AddressFamily, socket.AddressFamily]
 V4_TO_V4: Families = (socket.AF_INET, socket.AF_INET)
@@ -112,6 +117,7 @@ class Rig:
         self.faults: list[str] = []
         self.engine = Engine(self._on_fault, clock)
         self._sockets = ExitStack()
+        self._give_up = time.monotonic() + PATIENCE
 
     def _on_fault(self, what: str) -> None:
         self.faults.append(f"{what}: {traceback.format_exc()}")
@@ -173,10 +179,27 @@ class Rig:
     async def step(self) -> None:
         """One turn, and a chance for the kernel to deliver."""
         self.engine.turn()
+        await self.pause()
+
+    async def pause(self) -> None:
+        """Let the kernel deliver. A test that waits for what never comes ends here."""
+        assert time.monotonic() < self._give_up, "stalled: nothing that the test waits for comes anymore"
         await trio.lowlevel.checkpoint()
 
+    async def settle(self) -> None:
+        """Turn until there is nothing left to do."""
+        while self.engine.turn():
+            await self.pause()
+
+    async def shown(self, leg: Leg, event: int) -> None:
+        """Wait until the kernel shows ``event`` of poll(2) on a near end; the engine stands still."""
+        poll = select.poll()
+        poll.register(leg.sock, event)
+        while not any(mask & event for _, mask in poll.poll(0)):
+            await self.pause()
+
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Turn until ``condition`` holds; the test's timeout is the only other end."""
+        """Turn until ``condition`` holds."""
         while not condition():
             await self.step()
 
@@ -188,6 +211,14 @@ class Rig:
                 rest = rest[sock.send(rest) :]
             except BlockingIOError:
                 await self.step()
+
+    async def send_unturned(self, sock: socket.socket, data: bytes) -> None:
+        """Send all of ``data`` while the engine stands still."""
+        rest = memoryview(data)
+        while rest:
+            with suppress(BlockingIOError):
+                rest = rest[sock.send(rest) :]
+            await self.pause()
 
     async def receive(self, sock: socket.socket, size: int) -> bytes:
         """Exactly ``size`` bytes."""
@@ -241,7 +272,7 @@ class Rig:
             except BlockingIOError:
                 # The kernel may still be moving what was sent, so once is not enough.
                 idle = 0 if self.engine.turn() or not leg.pending else idle + 1
-                await trio.lowlevel.checkpoint()
+                await self.pause()
         return sent
 
     # Running: the engine is a task.

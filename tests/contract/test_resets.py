@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 
 import pytest
@@ -116,11 +117,117 @@ async def test_with_a_full_pipe_and_the_end_of_stream_behind_it(
     await rig.receive_reset(session.other(side))
 
 
-async def delivered_to(leg_socket: socket.socket, mask: int) -> None:
-    """Wait until the kernel shows ``mask`` on a near end, without the engine's looking."""
-    import select
+async def quiet(rig: Rig, session: Session) -> None:
+    """The engine has taken every edge up to now, so that those to come keep their order."""
+    await rig.send(session.client, b"1")
+    assert await rig.receive(session.server, 1) == b"1"
+    await rig.settle()
 
-    poll = select.poll()
-    poll.register(leg_socket, mask)
-    while not any(event & mask for _, event in poll.poll(0)):
-        await trio.lowlevel.checkpoint()
+
+async def test_data_end_of_stream_and_reset_in_one_event(
+    rig: Rig, dataplane: DataPlaneChoice, side: str
+) -> None:
+    session = rig.start(dataplane)
+    await quiet(rig, session)
+    sock = session.end(side)
+    sock.send(b"data")
+    sock.shutdown(socket.SHUT_WR)
+    await rig.shown(session.leg(side), select.POLLRDHUP)
+    reset(sock)
+    await rig.shown(session.leg(side), select.POLLERR)
+    await check_reset(rig, session, side, errno.EPIPE)
+    # Nothing of it, above all no end of stream that would make a cut message look whole.
+    assert await rig.receive_reset(session.other(side)) == b""
+
+
+async def test_data_and_reset_in_one_event(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
+    session = rig.start(dataplane)
+    await quiet(rig, session)
+    session.end(side).send(b"data")
+    await rig.shown(session.leg(side), select.POLLIN)
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    await check_reset(rig, session, side, errno.ECONNRESET)
+    await rig.receive_reset(session.other(side))
+
+
+@pytest.mark.parametrize("size", [5, BUFFER_BYTES, 3 * BUFFER_BYTES])
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_a_send_that_meets_the_reset_first(
+    rig: Rig, dataplane: DataPlaneChoice, side: str, half_closed: bool, size: int
+) -> None:
+    session = rig.start(dataplane)
+    if half_closed:
+        await half_close(rig, session, side)
+    sender = session.leg(OTHER[side])
+    before = sender.accepted
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    await rig.send_unturned(session.other(side), noise(size))
+    await rig.shown(sender, select.POLLIN)
+    # The edge was collected before the reset came; the event that tells of the reset is still waiting.
+    sender.on_events(select.EPOLLIN)
+    await check_reset(rig, session, side, errno.EPIPE if half_closed else errno.ECONNRESET)
+    ledger = session.outcome.down if side == "client" else session.outcome.up
+    assert ledger.delivered == before
+    assert ledger.discarded > 0
+    assert error_of(session.other(side)) in (errno.ECONNRESET, errno.EPIPE)
+
+
+async def test_a_read_that_meets_the_reset_first(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
+    session = rig.start(dataplane)
+    await quiet(rig, session)
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    session.leg(side).on_events(select.EPOLLIN)
+    await check_reset(rig, session, side, errno.ECONNRESET)
+    assert await rig.receive_reset(session.other(side)) == b""
+
+
+async def test_an_end_of_stream_that_meets_the_reset_first(
+    rig: Rig, dataplane: DataPlaneChoice, side: str
+) -> None:
+    session = rig.start(dataplane)
+    await quiet(rig, session)
+    session.other(side).shutdown(socket.SHUT_WR)
+    await rig.shown(session.leg(OTHER[side]), select.POLLRDHUP)
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    session.leg(OTHER[side]).on_events(select.EPOLLIN | select.EPOLLRDHUP)
+    await check_reset(rig, session, side, errno.ECONNRESET)
+    assert await rig.receive_reset(session.other(side)) == b""
+
+
+async def test_a_drain_that_meets_the_reset_first(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
+    session = rig.start(dataplane)
+    sender = OTHER[side]
+    await rig.stall(session, sender, noise(32 << 20))
+    in_flight = session.leg(sender).pending
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    session.leg(side).on_events(select.EPOLLOUT)
+    await check_reset(rig, session, side, errno.ECONNRESET)
+    ledger = session.outcome.up if sender == "client" else session.outcome.down
+    assert ledger.discarded == in_flight > 0
+
+
+async def test_both_sides_at_once(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
+    session = rig.start(dataplane)
+    await quiet(rig, session)
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    reset(session.other(side))
+    await rig.shown(session.leg(OTHER[side]), select.POLLERR)
+    await check_reset(rig, session, side, errno.ECONNRESET)
+
+
+@pytest.mark.parametrize("reason", [Ended.DRAIN, Ended.SHUTDOWN, Ended.INTERNAL])
+async def test_a_kill_resets_both_sides(rig: Rig, dataplane: DataPlaneChoice, reason: Ended) -> None:
+    session = rig.start(dataplane)
+    await rig.stall(session, "client", noise(32 << 20))
+    in_flight = session.a.pending
+    session.transfer.end(reason)
+    assert session.outcome.reason is reason
+    assert session.outcome.up.discarded == in_flight > 0
+    await rig.receive_reset(session.server)
+    await rig.receive_reset(session.client)

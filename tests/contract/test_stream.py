@@ -192,8 +192,7 @@ async def test_an_end_of_stream_waits_behind_what_is_in_flight(
     data = noise(32 << 20)
     sent = await rig.stall(session, side, data)
     sender.shutdown(socket.SHUT_WR)
-    while rig.engine.turn():
-        await trio.lowlevel.checkpoint()
+    await rig.settle()
     assert leg.pending
     assert not leg.ended
     assert sha256(await rig.receive_end(reader)).digest() == sha256(data[:sent]).digest()

@@ -1,0 +1,101 @@
+"""Whatever comes on the control socket is frames or a FrameError, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portproxy.wire.control_frames import (
+    Decoder,
+    FrameError,
+    Reply,
+    Request,
+    encode,
+    reply_untrusted,
+    request_untrusted,
+)
+
+LIMIT = 300
+long = settings(max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "5000")))
+
+FRAMES = [
+    encode(Request("health")),
+    encode(Request("add", {"type": "v6tov4", "listenport": "80", "name": "B\u00fcro \U0001f389"})),
+    encode(Reply(True, "")),
+    encode(Reply(False, 'a "quoted"\nline \x00', {"listening": 2**63 - 1, "sessions": -1, "": "x" * 99})),
+    b"\0\0\0\0",
+    b"\0\0\x01\x2c" + b"[" * 300,
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """Valid frames of which some bytes were changed, left out or put in."""
+    data = bytearray(b"".join(draw(st.lists(st.sampled_from(FRAMES), min_size=1, max_size=3))))
+    for at, gone, new in draw(st.lists(EDITS, max_size=3)):
+        data[at : at + gone] = new
+    return bytes(data)
+
+
+EDITS = st.tuples(st.integers(0, 300), st.integers(0, 4), st.binary(max_size=4))
+
+
+@st.composite
+def chunked(draw: st.DrawFn, streams: st.SearchStrategy[bytes]) -> list[bytes]:
+    """A stream in pieces, whose sizes are those of a short pattern over and over."""
+    data, sizes = draw(streams), itertools.cycle(draw(st.binary(min_size=1, max_size=4)))
+    chunks = []
+    while data:
+        size = next(sizes) + 1
+        chunks.append(data[:size])
+        data = data[size:]
+    return chunks
+
+
+def decode(chunks: list[bytes]) -> tuple[list[bytes], bool]:
+    """The payloads of a stream, and whether it ended in a FrameError."""
+    decoder = Decoder(LIMIT)
+    payloads: list[bytes] = []
+    for chunk in chunks:
+        try:
+            payloads += decoder.feed_untrusted(chunk)
+        except FrameError:
+            return payloads, True
+        assert len(decoder._buffer) < 4 + LIMIT
+    return payloads, False
+
+
+@long
+@given(chunks=chunked(st.binary(max_size=600) | mutated()))
+def test_anything_is_frames_or_a_frame_error(chunks: list[bytes]) -> None:
+    for payload in decode(chunks)[0]:
+        assert len(payload) <= LIMIT
+        for untrusted in (request_untrusted, reply_untrusted):
+            try:
+                message = untrusted(payload)
+            except FrameError:
+                continue
+            assert untrusted(encode(message)[4:]) == message
+
+
+@long
+@given(chunks=chunked(mutated()))
+def test_how_it_is_cut_makes_no_difference(chunks: list[bytes]) -> None:
+    whole, failed_whole = decode([b"".join(chunks)])
+    cut, failed_cut = decode(chunks)
+    assert failed_whole == failed_cut
+    # What came whole before the error, in the same chunk as it, is lost with the connection.
+    assert whole == cut if not failed_cut else cut[: len(whole)] == whole
+
+
+@long
+@given(payload=st.binary(max_size=400))
+def test_any_payload_is_a_message_or_a_frame_error(payload: bytes) -> None:
+    for untrusted in (request_untrusted, reply_untrusted):
+        try:
+            untrusted(payload)
+        except FrameError:
+            continue

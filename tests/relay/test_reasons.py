@@ -1,0 +1,367 @@
+"""Every reason there is, provoked on real sockets and found in the log and in the metric."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
+
+import pytest
+import trio
+
+from portproxy.dataplane import copy
+from portproxy.model import Acl, Endpoint, Family, Limits
+from portproxy.reasons import ConnectFailed, Ended, Reason, Refused
+from tests.relay.namespaces import answer, in_own_network, lose
+from tests.relay.rig import (
+    Relay,
+    adds_up,
+    beside,
+    dial,
+    echo,
+    eventually,
+    free_port,
+    make_rule,
+    port_of,
+    relaying,
+    reset,
+    round_trip,
+    send_all,
+    to,
+    upstream,
+    was_reset,
+)
+
+Provoker = Callable[[], Awaitable[Relay]]
+
+ALL: dict[str, Reason] = {reason.value: reason for kind in (Refused, ConnectFailed, Ended) for reason in kind}
+HERE: dict[str, Provoker] = {}
+IN_OWN_NETWORK: dict[str, Provoker] = {}
+
+
+def provokes(reason: Reason, among: dict[str, Provoker] = HERE) -> Callable[[Provoker], Provoker]:
+    """Enter a scenario into the table; it returns the relay that should have given ``reason`` once."""
+
+    def enter(provoker: Provoker) -> Provoker:
+        among[reason.value] = provoker
+        return provoker
+
+    return enter
+
+
+async def check(reason: Reason, provoke: Provoker) -> None:
+    relay = await provoke()
+    (record,) = [record for record in relay.records if record.reason == reason.value]
+    adds_up(record)
+    assert record.rule == "rule"
+    assert relay.counted(reason) == 1
+    others = [other for other in ALL.values() if other not in (reason, Ended.FINISHED)]
+    assert [other for other in others if relay.counted(other)] == []
+    assert relay.metric("portproxy_connections_active", rule="rule") == 0
+
+
+def test_every_reason_is_provoked() -> None:
+    assert HERE.keys() & IN_OWN_NETWORK.keys() == set()
+    assert HERE.keys() | IN_OWN_NETWORK.keys() == ALL.keys()
+
+
+# Refused.
+
+
+async def refused(reason: Refused, limits: Limits) -> Relay:
+    """One session is there; a second client is one too many."""
+    with upstream() as service:
+        rule = to(service, limits=limits)
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            with dial(rule) as first:
+                await round_trip(first)
+                with dial(rule) as second:
+                    assert await was_reset(second)
+                await relay.record()
+            assert (await relay.record(1)).reason == "finished"
+    assert relay.records[0].reason == reason.value
+    return relay
+
+
+provokes(Refused.MAXCONN)(partial(refused, Refused.MAXCONN, Limits(maxconn=1)))
+provokes(Refused.MAXCONNPERSOURCE)(partial(refused, Refused.MAXCONNPERSOURCE, Limits(maxconnpersource=1)))
+
+
+@provokes(Refused.DENIED)
+async def denied() -> Relay:
+    rule = make_rule(acl=Acl(deny=(ipaddress.ip_network("127.0.0.1"),)))
+    async with relaying(rule) as relay:
+        with dial(rule) as client:
+            assert await was_reset(client)
+        await relay.record()
+    return relay
+
+
+# Connect failed.
+
+
+async def fails_to_connect(relay: Relay) -> Relay:
+    """A client comes, and is reset because no upstream can be reached."""
+    with dial(relay.supervisor.config.rules[0]) as client:
+        assert await was_reset(client)
+    record = await relay.record()
+    assert (record.connect, record.dataplane) == (None, "")
+    return relay
+
+
+@provokes(ConnectFailed.REFUSED)
+async def connect_refused() -> Relay:
+    async with relaying(make_rule(f"127.0.0.1:{free_port()}")) as relay:
+        return await fails_to_connect(relay)
+
+
+@contextmanager
+def deaf_upstream() -> Iterator[trio.socket.SocketType]:
+    """A listening socket whose queue is full: the kernel drops every SYN (listen(2))."""
+    with upstream(backlog=0) as service, ExitStack() as fillers:
+        for _ in range(2):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(service.getsockname())
+        yield service
+
+
+@provokes(ConnectFailed.TIMEOUT)
+async def connect_timeout() -> Relay:
+    with deaf_upstream() as service:
+        async with relaying(to(service, limits=Limits(connecttimeout=0.2))) as relay:
+            return await fails_to_connect(relay)
+
+
+@asynccontextmanager
+async def dialling(draintimeout: float = 30.0) -> AsyncIterator[tuple[Relay, trio.socket.SocketType]]:
+    """A client whose upstream is being dialled, without an answer."""
+    with deaf_upstream() as service:
+        rule = to(service, limits=Limits(connecttimeout=600))
+        async with relaying(rule, draintimeout=draintimeout) as relay:
+            with dial(rule) as client:
+                await eventually(lambda: relay.supervisor.sessions)
+                yield relay, client
+
+
+@provokes(ConnectFailed.CLIENT_GONE)
+async def connect_client_gone() -> Relay:
+    async with dialling() as (relay, client):
+        reset(client)
+        await relay.record()
+    return relay
+
+
+@provokes(ConnectFailed.DRAINED)
+async def connect_drained() -> Relay:
+    async with dialling(draintimeout=0.0) as (relay, client):
+        await relay.supervisor.drain()
+        assert await was_reset(client)
+    return relay
+
+
+@provokes(ConnectFailed.UNREACHABLE, IN_OWN_NETWORK)
+async def connect_unreachable() -> Relay:
+    async with relaying(make_rule("192.0.2.1:80")) as relay:
+        return await fails_to_connect(relay)
+
+
+@provokes(ConnectFailed.RESOLVE, IN_OWN_NETWORK)
+async def connect_resolve() -> Relay:
+    async with relaying(make_rule("nobody.invalid:80")) as relay:
+        return await fails_to_connect(relay)
+
+
+@provokes(ConnectFailed.LOOP)
+async def connect_loop() -> Relay:
+    def lookup(name: str, family: Family) -> tuple[str, ...]:
+        return ("127.0.0.1",)
+
+    listen = Endpoint("127.0.0.1", free_port())
+    rule = make_rule(f"elsewhere.example:{listen.port}", listen=listen)
+    async with relaying(rule, lookup=lookup) as relay:
+        return await fails_to_connect(relay)
+
+
+@contextmanager
+def one_descriptor_left() -> Iterator[None]:
+    """This process can open one descriptor more, and then none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open("/dev/null", os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 2, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@provokes(ConnectFailed.DESCRIPTORS)
+async def connect_descriptors() -> Relay:
+    with upstream() as service:
+        rule = to(service)
+        async with relaying(rule) as relay:
+            # Connected without giving way to the relay, which is to accept when descriptors are short.
+            with socket.create_connection((rule.bind_address, rule.listen.port)) as client:
+                with one_descriptor_left():
+                    await relay.record()
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+    return relay
+
+
+@provokes(ConnectFailed.LOCAL)
+async def connect_local() -> Relay:
+    with upstream() as service:
+        async with relaying(to(service, connectsource="192.0.2.1")) as relay:
+            return await fails_to_connect(relay)
+
+
+@provokes(ConnectFailed.OTHER, IN_OWN_NETWORK)
+async def connect_other() -> Relay:
+    with upstream() as service:
+        answer(f"tcp dport {port_of(service)}", "icmp type prot-unreachable")
+        async with relaying(to(service)) as relay:
+            await fails_to_connect(relay)
+    assert relay.records[0].error == "ENOPROTOOPT: Protocol not available"
+    return relay
+
+
+# Ended.
+
+
+@asynccontextmanager
+async def session(
+    draintimeout: float = 30.0, faults: int = 0, usertimeout: float | None = None, **limits: float | None
+) -> AsyncIterator[tuple[Relay, trio.socket.SocketType, trio.socket.SocketType]]:
+    """A session that relays, and its far ends."""
+    with upstream() as service:
+        rule = to(service, limits=Limits(**limits), usertimeout=usertimeout)  # type: ignore[arg-type]
+        async with relaying(rule, draintimeout=draintimeout, faults=faults) as relay:
+            with dial(rule) as client:
+                server, _ = await service.accept()
+                with server:
+                    yield relay, client, server
+
+
+@provokes(Ended.FINISHED)
+async def finished() -> Relay:
+    async with session() as (relay, client, server):
+        for one, other in ((client, server), (server, client)):
+            await send_all(one, b"data")
+            one.shutdown(socket.SHUT_WR)
+            assert await other.recv(9) == b"data"
+            assert await other.recv(9) == b""
+        record = await relay.record()
+    assert record[7:13] == (4, 4, 0, 4, 4, 0)
+    return relay
+
+
+@provokes(Ended.CLIENT_RESET)
+async def client_reset() -> Relay:
+    async with session() as (relay, client, server):
+        reset(client)
+        assert await was_reset(server)
+    return relay
+
+
+@provokes(Ended.UPSTREAM_RESET)
+async def upstream_reset() -> Relay:
+    async with session() as (relay, client, server):
+        reset(server)
+        assert await was_reset(client)
+    return relay
+
+
+async def unacknowledged(towards: str, answered_with: str | None = None) -> Relay:
+    """One side's packets are lost, or answered with an ICMP error, from now on; data is sent to it."""
+    async with session(usertimeout=0.4) as (relay, client, server):
+        if towards == "client":
+            match, sender = f"tcp sport {client.getpeername()[1]}", server
+        else:
+            match, sender = f"tcp dport {server.getsockname()[1]}", client
+        if answered_with:
+            answer(match, answered_with)
+        else:
+            lose(match)
+        await send_all(sender, b"nobody will acknowledge this")
+        await relay.record()
+        assert await was_reset(sender)
+    return relay
+
+
+for _side, _timeout, _error in (
+    ("client", Ended.CLIENT_TIMEOUT, Ended.CLIENT_ERROR),
+    ("upstream", Ended.UPSTREAM_TIMEOUT, Ended.UPSTREAM_ERROR),
+):
+    provokes(_timeout, IN_OWN_NETWORK)(partial(unacknowledged, _side))
+    # RFC 1122, 4.2.3.9: no reason to give up at once, but the reason given when the time is up.
+    provokes(_error, IN_OWN_NETWORK)(partial(unacknowledged, _side, "icmp type host-unreachable"))
+
+
+async def times_out(half_closed: bool = False, **limits: float) -> Relay:
+    """Nothing more happens, and both sides are reset."""
+    async with session(**limits) as (relay, client, server):
+        if half_closed:
+            client.shutdown(socket.SHUT_WR)
+            assert await server.recv(1) == b""
+        assert await was_reset(client)
+        with suppress(ConnectionError):  # after an end of stream only a write shows the reset
+            while True:
+                await server.send(b"?")
+        await relay.record()
+    return relay
+
+
+provokes(Ended.IDLE)(partial(times_out, idletimeout=0.1))
+provokes(Ended.HALFCLOSE)(partial(times_out, half_closed=True, halfclosetimeout=0.1))
+provokes(Ended.LIFETIME)(partial(times_out, maxlifetime=0.1))
+
+
+@provokes(Ended.DRAIN)
+async def draintimeout() -> Relay:
+    async with session(draintimeout=0.05) as (relay, client, server):
+        await relay.supervisor.drain()
+        assert await was_reset(client)
+        assert await was_reset(server)
+    return relay
+
+
+@provokes(Ended.SHUTDOWN)
+async def shutdown() -> Relay:
+    async with session() as (relay, client, server):
+        relay.supervisor.end_sessions(Ended.SHUTDOWN)
+        assert await was_reset(client)
+        assert await was_reset(server)
+    return relay
+
+
+@provokes(Ended.INTERNAL)
+async def internal() -> Relay:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copy, "TURN_BYTES", None)  # its first comparison raises TypeError
+        async with session(faults=1) as (relay, client, server):
+            await send_all(client, b"?")
+            assert await was_reset(client)
+            assert await was_reset(server)
+    return relay
+
+
+@pytest.mark.parametrize("name", sorted(HERE))
+async def test_reason(name: str) -> None:
+    await check(ALL[name], HERE[name])
+
+
+@pytest.mark.parametrize("name", sorted(IN_OWN_NETWORK))
+@in_own_network
+async def test_reason_of_the_network(name: str) -> None:
+    await check(ALL[name], IN_OWN_NETWORK[name])

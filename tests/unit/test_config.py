@@ -1,0 +1,249 @@
+"""Configurations as people write them: what they become, and every line that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from portproxy import config
+from portproxy.errors import ConfigError
+from portproxy.model import Config, DataPlaneChoice, Endpoint, Limits, RuleType
+
+RULE = '[[rule]]\ntype = "v6tov4"\nlistenport = 8080\n'
+DURATION = "a duration is a number of seconds or like 250ms, 5s, 10m, 1h; "
+TYPES = "one of v4tov4, v4tov6, v6tov4, v6tov6"
+PORT = "a port is a number from 1 to 65535 or a service name"
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        config.parse(text, "portproxy.toml")
+    return list(raised.value.lines)
+
+
+def file(tmp_path: Path, content: str | bytes) -> str:
+    path = tmp_path / "portproxy.toml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+EVERYTHING = """
+[server]
+status = "[::1]:9180"
+control = "off"
+log = "json"
+accesslog = "off"
+draintimeout = 0
+
+[defaults]
+connecttimeout = "250ms"
+maxconn = 10
+allow = ["192.0.2.0/24", "2001:db8::/32"]
+
+[[rule]]
+type = "V6toV4"
+listenport = "http"
+listenaddress = "fe80::1%eth0"
+connectaddress = "backend.example"
+connectport = "8080"
+protocol = "tcp"
+name = "web"
+idletimeout = "off"
+halfclosetimeout = 1.5
+maxlifetime = "24h"
+keepalive = 0
+usertimeout = "30s"
+maxconn = "off"
+maxconnpersource = 4
+deny = "2001:db8:1::/48, 2001:db8::7"
+connectsource = "192.0.2.9"
+backlog = 1
+nodelay = false
+pipesize = "64k"
+dataplane = "copy"
+"""
+
+
+def test_everything_at_once() -> None:
+    made = config.parse(EVERYTHING, "portproxy.toml")
+    (rule,) = made.rules
+    assert (made.server.status, made.server.control, made.server.log) == (Endpoint("::1", 9180), None, "json")
+    assert (made.server.accesslog, made.server.draintimeout) == (None, 0)
+    assert (rule.type, rule.name, rule.protocol) == (RuleType.V6TOV4, "web", "tcp")
+    assert (rule.listen, rule.connect) == (Endpoint("fe80::1%eth0", 80), Endpoint("backend.example", 8080))
+    assert rule.limits == Limits(0.25, None, 1.5, 86400.0, None, 4)
+    assert [str(prefix) for prefix in rule.acl.allow] == ["2001:db8::/32"]
+    assert [str(prefix) for prefix in rule.acl.deny] == ["2001:db8:1::/48", "2001:db8::7/128"]
+    assert (rule.keepalive, rule.usertimeout, rule.connectsource) == (None, 30.0, "192.0.2.9")
+    assert (rule.backlog, rule.nodelay, rule.pipesize) == (1, False, 65536)
+    assert rule.dataplane is DataPlaneChoice.COPY
+
+
+@pytest.mark.parametrize(
+    ("rule", "listen", "connect", "name"),
+    [
+        ("v4tov6 80", "*:80", "[::1]:80", "v4tov6/*:80"),
+        ("v6tov4 80", "*:80", "127.0.0.1:80", "v6tov4/*:80"),
+        ("v6tov6 80 connectport=81 listenaddress=::1", "[::1]:80", "[::1]:81", "v6tov6/[::1]:80"),
+        ("v4tov4 1 192.0.2.1 2 localhost tcp", "localhost:1", "192.0.2.1:2", "v4tov4/localhost:1"),
+        ("v4tov4 1 db_1.example. 2", "*:1", "db_1.example.:2", "v4tov4/*:1"),
+    ],
+)
+def test_what_is_left_out(rule: str, listen: str, connect: str, name: str) -> None:
+    (made,) = config.load(None, [rule]).rules
+    assert (str(made.listen), str(made.connect), made.name) == (listen, connect, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("servers = 1", "servers = 1: unknown table or key; did you mean server?"),
+        ("[x]", "x = {...}: unknown table or key; known are server, defaults, rule"),
+        ("server = 5", "server = 5: a table, headed [server]"),
+        ("[[defaults]]", "defaults = [{...}]: a table, headed [defaults]"),
+        ("[rule]", "rule = {...}: each rule is a table of its own, headed [[rule]]"),
+        ("rule = [1]", "rule = [1]: each rule is a table of its own, headed [[rule]]"),
+        (RULE + "idletimout = 1", "rule 1: idletimout = 1: unknown key here; did you mean idletimeout?"),
+        ("[defaults]\nmaxcon = 1", "[defaults]: maxcon = 1: unknown key here; did you mean maxconn?"),
+        ("[server]\nstats = 1", "[server]: stats = 1: unknown key here; did you mean status?"),
+        ("[server]\nlog = 1", "[server]: log = 1: one of console, json"),
+        ("[server]\ndraintimeout = -1", f"[server]: draintimeout = -1: {DURATION}from 0s to 8760h"),
+        ("[server]\naccesslog = 1", '[server]: accesslog = 1: a path, "-" for standard output, or "off"'),
+        ('[[rule]]\nname = "a"\nlistenport = 1', f"rule 1 (a): type is missing: {TYPES}"),
+        ('[[rule]]\ntype = "v6tov4"', f"rule 1: listenport is missing: {PORT}"),
+        ('[[rule]]\ntype = "v6to4"\nlistenport = 1', 'rule 1: type = "v6to4": did you mean v6tov4?'),
+        ("a = 1\na = 2", "line 2, column 6: Cannot overwrite a value"),
+        ("a = " + "[" * 500, "nested deeper than any configuration is"),
+        ("a = " + "9" * 5000, "holds a number of thousands of digits, which nothing takes"),
+        (
+            f"{RULE}backlog = 0x{'f' * 5000}",
+            "rule 1: backlog = a number of 20000 bits: a whole number from 1 to 65535",
+        ),
+        (
+            f'[defaults]\nallow = ["10.0.0.0/8"]\n{RULE}{RULE}listenaddress = "::1"',
+            '[defaults]: allow = ["10.0.0.0/8"]: no IPv6 prefix, and v6tov4 listens on IPv6; '
+            "give those rules their own allow",
+        ),
+        (
+            f'[defaults]\nconnectsource = "::1"\n{RULE}',
+            '[defaults]: connectsource = "::1": v6tov4 connects to IPv4; type = "v6tov6" would take it; '
+            "give those rules their own connectsource",
+        ),
+    ],
+)  # fmt: skip
+def test_a_document_that_is_not_accepted(text: str, line: str) -> None:
+    assert problems(text) == [f"portproxy.toml: {line}"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", ":9180", "127.0.0.1", "::1:9180", "[127.0.0.1]:1", "localhost:1", "127.0.0.1:0", "127.0.0.1:70000"],
+)
+def test_a_status_endpoint_that_is_not_accepted(value: str) -> None:
+    (line,) = problems(f'[server]\nstatus = "{value}"')
+    assert line.startswith(f'portproxy.toml: [server]: status = "{value}": an address and a port, like ')
+
+
+@pytest.mark.parametrize("value", ["run/control.sock", "/" + "a" * 107, "/a\\u0000"])
+def test_a_control_socket_that_is_not_accepted(value: str) -> None:
+    (line,) = problems(f'[server]\ncontrol = "{value}"')
+    assert line.startswith('portproxy.toml: [server]: control = "')
+    assert line.endswith(': an absolute path of at most 107 bytes, or "off"')
+
+
+def test_defaults_hold_for_every_source_and_give_way_to_a_rule(tmp_path: Path) -> None:
+    path = file(tmp_path, f'[defaults]\nmaxconn = 7\nallow = ["10.0.0.0/8", "::1"]\n{RULE}allow = []\n')
+    made = config.load(path, ["v4tov6 1 maxconn=8"], {"PORTPROXY_RULES": "v4tov6 2"})
+    assert [rule.limits.maxconn for rule in made.rules] == [7, 7, 8]
+    assert [[str(prefix) for prefix in rule.acl.allow] for rule in made.rules] == [
+        [],
+        ["10.0.0.0/8"],
+        ["10.0.0.0/8"],
+    ]
+
+
+def test_a_default_that_fits_no_rule_harms_none() -> None:
+    made = config.parse(f'[defaults]\nallow = ["10.0.0.0/8"]\n{RULE}allow = ["::1"]', "portproxy.toml")
+    assert [str(prefix) for prefix in made.rules[0].acl.allow] == ["::1/128"]
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    path = file(tmp_path, f"[server]\nlog = 1\n[defaults]\nbacklog = 0\n{RULE}\nmaxconn = -1\nnodelay = 2\n")
+    with pytest.raises(ConfigError) as raised:
+        config.load(path, ["v6tov4"], {"PORTPROXY_RULES": "\nx"}, status="y", control="z")
+    said = [
+        line.removeprefix(f"{path}: ").partition(" = ")[0].partition(" is ")[0] for line in raised.value.lines
+    ]
+    assert said == [
+        "[server]: log",
+        "--status",
+        "--control",
+        "[defaults]: backlog",
+        "rule 1: maxconn",
+        "rule 1: nodelay",
+        "PORTPROXY_RULES: rule 1: type",
+        "PORTPROXY_RULES: rule 1: listenport",
+        "--rule 1: listenport",
+    ]
+    assert raised.value.exit_code == 2
+
+
+def test_the_environment_rules() -> None:
+    text = "\n# v4tov4 1; v4tov4 2\n v6tov4 3 ;;v6tov4 4; # v6tov4 5; v6tov4 6\n\tv6tov4 7\n"
+    made = config.load(None, ["v6tov4 9"], {"PORTPROXY_RULES": text})
+    assert [rule.listen.port for rule in made.rules] == [3, 4, 7, 9]
+
+
+def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
+    path = file(tmp_path, '[server]\nstatus = "127.0.0.1:1"\ncontrol = "/a"')
+    environ = {"PORTPROXY_STATUS": "127.0.0.1:2", "PORTPROXY_CONTROL": ""}
+    assert config.load(path).server.status == Endpoint("127.0.0.1", 1)
+    assert config.load(path, (), environ).server.status == Endpoint("127.0.0.1", 2)
+    assert config.load(path, (), environ).server.control == "/a"
+    assert config.load(path, (), environ, status="off", control="/c").server.status is None
+    assert config.load(path, (), environ, status="off", control="/c").server.control == "/c"
+
+
+@pytest.mark.parametrize(
+    ("euid", "environ", "control"),
+    [
+        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/portproxy/control.sock"),
+        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/portproxy.sock"),
+        (1000, {"XDG_RUNTIME_DIR": ""}, None),
+        (1000, {"XDG_RUNTIME_DIR": "relative"}, None),
+        (1000, {}, None),
+    ],
+)
+def test_default_control(euid: int, environ: dict[str, str], control: str | None) -> None:
+    assert config.default_control(euid, environ) == control
+
+
+def test_no_file_and_no_rules_is_an_empty_configuration() -> None:
+    assert config.parse("", "portproxy.toml") == Config(server=config.parse("", "x").server)
+    assert config.load(None).rules == ()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, told in [
+        (str(tmp_path / "none.toml"), "cannot be read: No such file or directory"),
+        (str(tmp_path), "cannot be read: Is a directory"),
+        (file(tmp_path, b"a = 1\n# \xff"), "line 2: byte 0xff is not UTF-8, which TOML is written in"),
+    ]:
+        with pytest.raises(ConfigError) as raised:
+            config.load(path)
+        assert raised.value.lines == (f"{path}: {told}",)
+    with pytest.raises(ConfigError, match=r"a\\x00b: no file can have this name"):
+        config.load("a\0b")
+
+
+def test_a_file_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.toml"
+    with path.open("wb") as sparse:
+        sparse.truncate((64 << 20) + 1)
+    with pytest.raises(ConfigError, match="larger than 64 MiB"):
+        config.load(str(path))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert len(config.load(file(tmp_path, b"\xef\xbb\xbf" + RULE.encode())).rules) == 1

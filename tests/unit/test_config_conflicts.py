@@ -1,0 +1,115 @@
+"""Rules that are right one by one, and wrong together: names, endpoints, rings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from portproxy import config
+from portproxy.errors import ConfigError
+
+RULE = '[[rule]]\ntype = "v6tov4"\nlistenport = 8080\n'
+
+
+def load_problems(*rules: str, status: str | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        config.load(None, rules, status=status)
+    return list(raised.value.lines)
+
+
+@pytest.mark.parametrize(
+    ("rules", "problem"),
+    [
+        (
+            ["v6tov4 80", "v6tov6 80 ::5 name=b"],
+            "2 (b): listenport = 80: --rule 1 (v6tov4/*:80) listens on *:80 already; change one of them",
+        ),
+        (
+            ["v6tov4 80 listenaddress=::0:1 name=a", "v6tov4 80 listenaddress=::1 name=b"],
+            "2 (b): listenport = 80: --rule 1 (a) listens on [::1]:80 already; change one of them",
+        ),
+        (
+            ["v6tov4 80 listenaddress=A.example name=a", "v6tov4 80 listenaddress=a.example name=b"],
+            "2 (b): listenport = 80: --rule 1 (a) listens on a.example:80 already; change one of them",
+        ),
+        (
+            ["v6tov4 1 name=a", "v6tov4 2 name=a"],
+            '2 (a): name = "a": --rule 1 (a) has this name already; each rule needs a name of its own',
+        ),
+        (
+            ["v4tov4 80"],
+            '1 (v4tov4/*:80): connectaddress = "127.0.0.1": the rule connects to its own listener; '
+            "name an address and a port where no rule listens",
+        ),
+        (
+            ["v4tov6 80 name=a", "v6tov4 80 name=b"],
+            '1 (a): connectaddress = "::1": rules a -> b -> a connect in a ring; '
+            "one of them must connect elsewhere",
+        ),
+    ],
+)
+def test_rules_that_are_wrong_together(rules: list[str], problem: str) -> None:
+    assert load_problems(*rules) == [f"--rule {problem}"]
+
+
+def test_a_long_ring_is_cut_short() -> None:
+    rules = [f"v4tov4 {port} connectport={port % 20 + 1} name=r{port}" for port in range(1, 21)]
+    (line,) = load_problems(*rules)
+    assert (
+        "rules r1 -> r2 -> r3 -> r4 -> r5 -> r6 -> r7 -> r8 -> ... (20 rules) -> r1 connect in a ring" in line
+    )
+
+
+def test_the_other_rule_is_named_with_its_source(tmp_path: Path) -> None:
+    path = str(tmp_path / "portproxy.toml")
+    Path(path).write_text(RULE + RULE)
+    with pytest.raises(ConfigError) as raised:
+        config.load(path, ["v6tov6 8080 ::5"])
+    told = "(v6tov4/*:8080) listens on *:8080 already; change one of them"
+    assert raised.value.lines == (
+        f"{path}: rule 2 (v6tov4/*:8080): listenport = 8080: rule 1 {told}",
+        f"--rule 1 (v6tov6/*:8080): listenport = 8080: {path}: rule 1 {told}",
+    )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["v4tov6 80 ::5", "v6tov4 80 192.0.2.1"],
+        ["v4tov4 80 192.0.2.9", "v4tov4 80 192.0.2.8 listenaddress=192.0.2.1"],
+        ["v4tov4 80 192.0.2.1", "v4tov4 80 192.0.2.8 listenaddress=192.0.2.1"],
+        ["v6tov4 8080 127.0.0.1 80", "v4tov6 81"],
+    ],
+)
+def test_rules_that_are_right_together(rules: list[str]) -> None:
+    made = config.load(None, rules)
+    assert (len(made.active), made.warnings) == (len(rules), ())
+
+
+def test_the_other_spelling_of_any_is_shadowed() -> None:
+    rules = ["v4tov4 80 192.0.2.1", "v4tov6 80 ::5 listenaddress=0.0.0.0 name=b", "v4tov4 80 192.0.2.2"]
+    made = config.load(None, rules[:2])
+    assert made.shadowed == (("b", "v4tov4/*:80"),)
+    assert [rule.name for rule in made.active] == ["v4tov4/*:80"]
+    assert made.warnings == (
+        '--rule 2 (b): listenaddress = "0.0.0.0": '
+        "shadowed by --rule 1 (v4tov4/*:80), which listens there as *:80",
+    )
+    assert len(load_problems(*rules)) == 1
+
+
+def test_the_status_endpoint_is_no_rules() -> None:
+    for listen in ("*", "::", "::1"):
+        (line,) = load_problems(f"v6tov4 9180 listenaddress={listen} name=a", status="[::1]:9180")
+        assert line.startswith(
+            "--rule 1 (a): listenport = 9180: the status endpoint [::1]:9180 needs this port"
+        )
+    assert config.load(None, ["v6tov4 9180"], status="127.0.0.1:9180").rules
+    assert config.load(None, ["v6tov4 9180 listenaddress=::2"], status="[::1]:9180").rules
+
+
+def test_ten_thousand_rules() -> None:
+    text = "".join(f'{RULE}listenaddress = "2001:db8::{n:x}"\n' for n in range(10_000))
+    made = config.parse(text, "portproxy.toml")
+    assert len(made.active) == 10_000
