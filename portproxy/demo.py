@@ -41,7 +41,7 @@ An IPv4-only HTTP service on {service}, and a rule that makes it reachable over 
   without it  {direct_url}  {direct}
   through it  {url}  {fetched}
 
-It is fetched every second. Try it yourself, in a browser or with: curl -g {url}
+It is fetched every second. Try it yourself, in a browser or with: curl '{url}'
 Ctrl-C stops it.
 """
 
@@ -60,7 +60,7 @@ def run(say: Say) -> None:
     try:
         trio.run(_demo, say)
     except* (PortproxyError, OSError) as group:
-        failures += _leaves(group)
+        failures += group.exceptions
     if failures:
         raise failures[0]
 
@@ -112,8 +112,7 @@ async def _introduce(say: Say, rule: str, port: int, service_port: int) -> None:
 async def _answer(stream: trio.SocketStream) -> None:
     """Answer one request, whatever it is, with a page that says who was seen."""
     page = (
-        f"This service listens on {_text(stream.socket.getsockname())} only; "
-        f"you come from {_text(stream.socket.getpeername())}.\n"
+        f"Served on {_text(stream.socket.getsockname())} only, to {_text(stream.socket.getpeername())}.\n"
     ).encode()
     head = (
         "HTTP/1.0 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -251,10 +250,3 @@ def _milliseconds(seconds: float) -> str:
 
 def _bytes(number: int) -> str:
     return f"{number:,} B"
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -54,11 +54,11 @@ class RuleType(enum.StrEnum):
 
     @property
     def listen_family(self) -> Family:
-        return Family(self.value[:2])
+        return Family.V4 if self.value.startswith("v4") else Family.V6
 
     @property
     def connect_family(self) -> Family:
-        return Family(self.value[-2:])
+        return Family.V4 if self.value.endswith("v4") else Family.V6
 
 
 class DataPlaneChoice(enum.StrEnum):

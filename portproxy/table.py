@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portproxy.errors import printable
 from portproxy.model import Config, Rule
 from portproxy.options import RULE_OPTIONS, SERVER_OPTIONS, Option
 
@@ -24,7 +23,7 @@ def show(config: Config, width: int | None = None) -> str:
     lines = [
         *_columns(rows, width),
         "",
-        printable(f"server: {' '.join(settings)}"),
+        f"server: {' '.join(settings)}",
         *(f"warning: {warning}" for warning in config.warnings),
     ]
     return "\n".join(lines)
@@ -32,8 +31,7 @@ def show(config: Config, width: int | None = None) -> str:
 
 def _row(rule: Rule, shadowed_by: str | None) -> tuple[str, ...]:
     state = "would listen" if shadowed_by is None else f"shadowed by {shadowed_by}"
-    cells = (rule.name, rule.type, str(rule.listen), str(rule.connect), _options(rule), state)
-    return tuple(printable(cell) for cell in cells)
+    return rule.name, rule.type, str(rule.listen), str(rule.connect), _options(rule), state
 
 
 def _options(rule: Rule) -> str:

@@ -17,7 +17,7 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
         return Progress.WAIT
     sock, peer, size = leg.sock, leg.peer, len(buffer)
     budget = TURN_BYTES
-    while leg.readable and budget > 0:
+    while leg.readable and budget >= size:
         try:
             count = sock.recv_into(buffer)
         except BlockingIOError:

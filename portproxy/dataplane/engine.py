@@ -70,8 +70,8 @@ class Engine:
 
     def watch(self, fd: int, handler: Handler, events: int = EVENTS) -> None:
         """Have ``handler`` told of the edges on ``fd``, from the state it is in now."""
-        self._handlers[fd] = handler
         self._epoll.register(fd, events)
+        self._handlers[fd] = handler
 
     def unwatch(self, fd: int) -> None:
         """Stop telling; also where another process holds the same open file description."""

@@ -34,7 +34,7 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
         if not pipe or not leg.may_splice:
             return Progress.TO_COPY
         try:
-            count = os.splice(leg.fd, pipe.writer, pipe.capacity, flags=_FLAGS)
+            count = os.splice(leg.fd, pipe.writer, min(pipe.capacity, TURN_BYTES - moved), flags=_FLAGS)
         except BlockingIOError:
             leg.readable = False
             continue

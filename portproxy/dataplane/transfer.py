@@ -56,7 +56,7 @@ class Transfer:
             leg.mover = splice.move if choice is DataPlaneChoice.SPLICE else copy.move
         self.up.held = prefix
         self.up.pending = self.up.accepted = len(prefix)
-        self._schedule(self._engine.now)
+        self._schedule()
         self.on_ready(self.up)
         if not self.ended:
             self.on_ready(self.down)
@@ -101,11 +101,14 @@ class Transfer:
 
     def on_deadline(self, now: float) -> None:
         """A limit may have been reached; the wheel is coarse, so look which."""
+        if self.ended:
+            # By what another item of the same bucket did, after this one was taken out.
+            return
         reason, deadline = self._deadline()
         if deadline <= now:
             self.end(reason)
         else:
-            self._schedule(now)
+            self._schedule()
 
     # How it ends.
 
@@ -142,7 +145,7 @@ class Transfer:
         if leg.peer.ended:
             self.end(Ended.FINISHED)
         else:
-            self._schedule(self._engine.now)
+            self._schedule()
 
     # Limits.
 
@@ -160,7 +163,7 @@ class Transfer:
                 reason, deadline = name, since + limit
         return reason, deadline
 
-    def _schedule(self, now: float) -> None:
+    def _schedule(self) -> None:
         deadline = self._deadline()[1]
         if deadline < math.inf:
             self._engine.schedule(self, deadline)

@@ -18,18 +18,20 @@ PURE_ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"__init__"}),
     frozenset({"errors", "reasons", "model"}),
     frozenset({"counters", "snapshot"}),
-    frozenset({"options", "loops", "netsh", "wire", "reconcile", "admission", "accesslog"}),
+    frozenset({"options", "loops", "netsh", "wire", "reconcile", "admission"}),
     frozenset({"config"}),
 )
 """Rooms that take values and return values: no I/O, no clock, no randomness."""
 
 ROOMS: tuple[frozenset[str], ...] = (
     *PURE_ROOMS,
-    frozenset({"sink", "log", "metrics"}),
+    frozenset({"sink", "log", "metrics", "table"}),
+    frozenset({"accesslog"}),
     frozenset({"net", "dataplane"}),
     frozenset({"relay"}),
     frozenset({"status", "control"}),
     frozenset({"supervisor"}),
+    frozenset({"serve"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
