@@ -1,5 +1,3 @@
 """A TCP relay between IP families, in the words of ``netsh interface portproxy``."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
