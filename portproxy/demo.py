@@ -17,7 +17,7 @@ from portproxy import config, counters
 from portproxy.accesslog import Record
 from portproxy.errors import PortproxyError, StartError
 from portproxy.log import Log, encode_console
-from portproxy.model import Config, Server
+from portproxy.model import Config
 from portproxy.net.dial import is_local
 from portproxy.supervisor import Supervisor
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 INTERVAL = 1.0
-"""Seconds between two fetches, and what sessions have to finish at the end."""
+"""Seconds between two fetches."""
 PATIENCE = 5.0
 """Seconds an exchange over HTTP may take."""
 RECENT = 5
@@ -78,14 +78,12 @@ async def _demo(say: Say) -> None:
             nursery.start_soon(trio.serve_listeners, _answer, [listener])
             port, service_port = _free_port(), service.getsockname()[1]
             rule = f"v6tov4 listenaddress=::1 listenport={port} connectport={service_port}"
-            relay = Config(Server(draintimeout=INTERVAL), config.load(None, [rule]).rules)
-            await nursery.start(supervisor.run, relay)
+            await nursery.start(supervisor.run, Config(rules=config.load(None, [rule]).rules))
             await _introduce(say, rule, port, service_port)
             nursery.start_soon(_visit, port)
             with _live() if _on_terminal() else contextlib.nullcontext(_plain(say)) as draw:
                 nursery.start_soon(board.show, supervisor, draw)
                 await anext(aiter(signals))
-                await supervisor.drain()
                 nursery.cancel_scope.cancel()
         say(f"stopped; {_summary(_block(supervisor))}")
 
@@ -173,15 +171,11 @@ class _Board:
         self._news.set()
 
     async def show(self, supervisor: Supervisor, draw: Draw) -> None:
-        """Draw whenever sessions have ended, and a last time when cancelled."""
-        try:
-            while True:
-                await self._news.wait()
-                self._news = trio.Event()
-                draw(_block(supervisor), self._recent)
-        finally:
-            if self._news.is_set():
-                draw(_block(supervisor), self._recent)
+        """Draw whenever sessions have ended."""
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            draw(_block(supervisor), self._recent)
 
 
 def _block(supervisor: Supervisor) -> Sequence[int]:
