@@ -129,7 +129,7 @@ class Log:
 
 
 class LibraryHandler(logging.Handler):
-    """Brings what libraries say through ``logging`` (trio when accept fails, hypercorn) into a ``Log``."""
+    """Brings what libraries say through ``logging`` (trio when accept fails) into a ``Log``."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)

@@ -69,6 +69,12 @@ class _Listeners:
         return host.is_loopback or (self._is_local is not None and self._is_local(str(host)))
 
 
+def is_loopback(address: str, family: Family) -> bool:
+    """Whether an address or name of a rule is this computer's loopback, by its spelling alone."""
+    host = _host(address, family)
+    return not isinstance(host, str) and host.is_loopback
+
+
 def _host(address: str, family: Family) -> _Host:
     """One value for each host, however it is spelled."""
     name = address.lower().removesuffix(".")

@@ -69,13 +69,11 @@ class Logs:
             task_status.started()
 
 
-async def serve(
-    config: Config, load: Load, *, on_ready: Callable[[Supervisor], None] = lambda supervisor: None
-) -> None:
+async def serve(config: Config, load: Load) -> None:
     """Run ``config`` until SIGTERM or SIGINT, then drain; a second one ends the sessions at once.
 
     SIGHUP opens log files anew and reloads what ``load`` returns, where that is valid; ``load`` may
-    block. ``on_ready`` is called once every rule listens. Raises StartError.
+    block. Raises StartError.
     """
     logs = Logs(config.server)
     logging.getLogger().addHandler(LibraryHandler(logs.log))
@@ -84,7 +82,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(logs.run)
             try:
-                await _relay(config, load, logs, signals, on_ready)
+                await _relay(config, load, logs, signals)
             except* PortproxyError as group:
                 failures += _leaves(group)
             nursery.cancel_scope.cancel()
@@ -92,13 +90,7 @@ async def serve(
         raise failures[0]
 
 
-async def _relay(
-    config: Config,
-    load: Load,
-    logs: Logs,
-    signals: AsyncIterator[int],
-    on_ready: Callable[[Supervisor], None],
-) -> None:
+async def _relay(config: Config, load: Load, logs: Logs, signals: AsyncIterator[int]) -> None:
     supervisor = Supervisor(logs.log, logs.report)
 
     def snapshot() -> Snapshot:
@@ -108,7 +100,7 @@ async def _relay(
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run, config)
         if config.server.status:
-            # Only here: it brings hypercorn and prometheus_client, which a plain relay has no use for.
+            # Only here: it brings h11 and prometheus_client, which a plain relay has no use for.
             from portproxy.status.server import bind_status, serve_status
 
             await nursery.start(serve_status, bind_status(config.server.status), snapshot)
@@ -116,7 +108,6 @@ async def _relay(
             handlers = {"health": lambda request: health_reply(snapshot())}
             await nursery.start(serve_control, config.server.control, handlers)
         _say_ready(logs.log, config, limit)
-        on_ready(supervisor)
         await _obey(signals, supervisor, load, logs)
         nursery.cancel_scope.cancel()
 

@@ -125,13 +125,14 @@ class LineSink(Generic[T]):
 
     async def _run_writer(self, scope: trio.CancelScope) -> None:
         with scope:
-            while not self._stopping:
+            while True:
                 await self._wake.wait()
                 with trio.move_on_after(LINGER):
                     await self._many.wait()
                 self._wake, self._many = trio.Event(), trio.Event()
                 await self._flush()
-            await self._flush()
+                if self._stopping:
+                    break
         self.lost += len(self._queue) + bool(self._torn)
         self._queue.clear()
         self._torn = b""

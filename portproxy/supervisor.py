@@ -108,7 +108,7 @@ class Supervisor:
 
     def end_sessions(self, reason: Ended) -> None:
         """Reset every session now."""
-        for instance in self._all_instances():
+        for instance in list(self._all_instances()):  # one that is idle then and retired goes
             _abort(instance, reason)
 
     @property
@@ -203,6 +203,8 @@ class Supervisor:
             await trio.sleep(delay)
             delay = min(2 * delay, RETRY_LAST)
             async with self._changing:
+                if self._draining:
+                    return
                 for key in [key for key, port in self._ports.items() if port.errors]:
                     await self._arrange(key, [rule for rule in self.config.active if port_key(rule) == key])
             self._note_errors()

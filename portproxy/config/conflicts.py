@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from portproxy.config.rules import Placed
 from portproxy.config.tables import problem
-from portproxy.loops import IsLocal, rings
-from portproxy.model import ANY, Endpoint, Family, literal
+from portproxy.loops import IsLocal, is_loopback, rings
+from portproxy.model import ANY, Endpoint, Family, Rule, literal
 
 _SHOWN_RING = 8
 """Rules of a ring that are named in an error line."""
+_SHOWN_EXPOSED = 3
+"""Rules that are named in the warning about trust."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ def find(placed: Sequence[Placed], status: Endpoint | None, is_local: IsLocal | 
     if status is not None:
         _status(listening, status, findings)
     _rings(listening, is_local, findings)
+    _trust([here.rule for here in listening], findings)
     return findings
 
 
@@ -88,3 +91,21 @@ def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Find
                 names.insert(-1, f"... ({len(ring)} rules)")
             told = f"rules {' -> '.join(names)} connect in a ring; one of them must connect elsewhere"
         findings.problems.append(problem(here.where, "connectaddress", here.rule.connect.address, told))
+
+
+def _trust(rules: Sequence[Rule], findings: Findings) -> None:
+    """Warn of what a relay takes from its upstream: the difference between local clients and others."""
+    names = [rule.name for rule in rules if _makes_local(rule)]
+    if names:
+        more = f" and {len(names) - _SHOWN_EXPOSED} more" if len(names) > _SHOWN_EXPOSED else ""
+        findings.warnings.append(
+            f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local client; "
+            "where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
+        )
+
+
+def _makes_local(rule: Rule) -> bool:
+    if rule.acl.allow or rule.connectsource is not None:
+        return False
+    inside = is_loopback(rule.connect.address, rule.type.connect_family)
+    return inside and not is_loopback(rule.listen.address, rule.type.listen_family)

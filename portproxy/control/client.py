@@ -37,10 +37,9 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
             return _receive_reply(sock, deadline)
     except TimeoutError:
         raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s") from None
-    except (ConnectionResetError, BrokenPipeError):
+    except (ConnectionResetError, BrokenPipeError, BlockingIOError):
         raise PortproxyError(
-            f"the relay at {path} closed the connection without an answer:"
-            " it serves root and its own user only, and not too many at once"
+            f"the relay at {path} gave no answer: it serves root and its own user only, and not many at once"
         ) from None
     except FrameError as error:
         raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None

@@ -61,11 +61,7 @@ def control_socket(path: str) -> Iterator[socket.socket]:
                 os.mkdir(os.path.dirname(path) or ".", 0o755)
             _check_free(path)
             _bind_private(listener, new)
-            try:
-                os.rename(new, path)
-            except OSError:
-                os.unlink(new)
-                raise
+            os.rename(new, path)
         except OSError as error:
             raise StartError(f"control {path}: {error.strerror or error}") from None
         ours = _identity(path)

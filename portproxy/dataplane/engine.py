@@ -179,8 +179,7 @@ class Engine:
                 try:
                     handler.on_events(mask)
                 except Exception:
-                    self._on_fault("an event")
-                    handler.on_fault()
+                    self._fault("an event", handler)
         self._pass_over_ready()
         self._do_deferred()
         return True
@@ -210,8 +209,7 @@ class Engine:
             try:
                 leg.owner.turn(leg)
             except Exception:
-                self._on_fault("a turn")
-                leg.on_fault()
+                self._fault("a turn", leg)
 
     def _do_deferred(self) -> None:
         while self._closing:
@@ -234,7 +232,15 @@ class Engine:
                 try:
                     item.on_deadline(self.now)
                 except Exception:
-                    self._on_fault("a deadline")
+                    self._fault("a deadline", item)
+
+    def _fault(self, what: str, who: Handler | Timed) -> None:
+        """Report the exception being handled and have ``who`` give up, which may fail as well."""
+        self._on_fault(what)
+        try:
+            who.on_fault()
+        except Exception:
+            self._on_fault(f"giving up after {what}")
 
     def _unpark(self) -> None:
         if self._parked:

@@ -9,8 +9,9 @@ from portproxy.dataplane import copy
 from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Leg, LegError, Progress
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_REFUSED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM}
-"""What splice answers where it cannot serve this socket (splice(2)); the stream itself is whole."""
+_REFUSED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EPERM}
+"""What splice answers where it cannot serve this socket (splice(2)), and what a sandbox answers that
+forbids it (seccomp(2)); the stream itself is whole."""
 
 
 def move(leg: Leg, buffer: memoryview) -> Progress:

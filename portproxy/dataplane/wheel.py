@@ -21,8 +21,11 @@ class Timed(Protocol):
     def on_deadline(self, now: float) -> None:
         """The deadline passed; the item is no longer in the wheel."""
 
+    def on_fault(self) -> None:
+        """``on_deadline`` raised: a fault of portproxy's own, already reported."""
 
-NOWHERE = 0.0
+
+NOWHERE = -math.inf
 """``bucket`` of what is not in the wheel."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import trio
 
 from portproxy.model import Family
+from portproxy.net.tcp import normalised
 
 THREADS = 8
 """getaddrinfo(3) cannot be cancelled: a dead name server may keep this many threads, not more."""
@@ -32,7 +33,7 @@ def lookup(name: str, family: Family) -> tuple[str, ...]:
     Blocks. Raises OSError (gaierror), or UnicodeError for a name that cannot be encoded.
     """
     found = socket.getaddrinfo(name, None, family.af, socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    return tuple(dict.fromkeys(normalised(sockaddr) for *_, sockaddr in found))
 
 
 @dataclass(slots=True)

@@ -33,12 +33,26 @@ def same_options(a: Rule, b: Rule) -> bool:
     return (a.nodelay, a.keepalive, a.usertimeout) == (b.nodelay, b.keepalive, b.usertimeout)
 
 
-def normalised(host: str) -> str:
-    """A peer's address as it is judged, counted and logged, from accept(2)'s.
+SockAddr = tuple[str, int] | tuple[str, int, int, int]
+"""What the socket module gives for an IPv4, and for an IPv6 endpoint."""
 
-    A v4-mapped address is the IPv4 address that it maps (RFC 4291, 2.5.5.2).
+
+def normalised(sockaddr: SockAddr) -> str:
+    """An address as it is judged, counted and logged, from accept(2)'s or getsockname(2)'s.
+
+    A v4-mapped address is the IPv4 address that it maps (RFC 4291, 2.5.5.2); a scope is its interface.
     """
+    host = sockaddr[0]
+    if len(sockaddr) == 4 and sockaddr[3]:
+        return f"{host}%{_interface(sockaddr[3])}"
     return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # gone meanwhile
+        return str(index)
 
 
 def endpoint_text(host: str, port: int) -> str:

@@ -52,8 +52,8 @@ def by_name(options: Iterable[Option]) -> dict[str, Option]:
 
 
 RULE_KEYS = (
-    Option("type", kinds.choice(RuleType, RuleType), "a rule is nothing without its families", "none"),
-    Option("listenport", kinds.PORT, "a rule is nothing without its port", "none"),
+    Option("type", kinds.choice(RuleType, RuleType), "a rule is nothing without its families", "required"),
+    Option("listenport", kinds.PORT, "a rule is nothing without its port", "required"),
     Option("listenaddress", addresses.LISTEN, "netsh's: any address of the family", "*"),
     Option("connectaddress", addresses.CONNECT, "netsh's: this computer", "127.0.0.1 or ::1"),
     Option("connectport", kinds.PORT, "netsh's: the same service on both sides", "listenport"),

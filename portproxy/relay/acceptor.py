@@ -45,6 +45,11 @@ class Acceptor:
         engine.watch(sock.fileno(), self)
 
     @property
+    def address(self) -> str:
+        """What the socket is bound to."""
+        return normalised(self._sock.getsockname())
+
+    @property
     def inode(self) -> str:
         """The socket's inode, as /proc shows it."""
         return str(os.fstat(self._sock.fileno()).st_ino)
@@ -106,15 +111,14 @@ class Acceptor:
         try:
             sock, sockaddr = self._sock.accept()
         except BlockingIOError:
+            self._resume()  # a shortage is reported whether anybody waits or not
             return False
         except OSError as error:
             if error.errno in PASSING:
                 return True
             self._pause(error)
             return False
-        if self._paused:
-            self._paused = False
-            self._on_pause(None)
+        self._resume()
         sock.setblocking(False)
         instance = self._instance_for(sock)
         instance.admit(sock, sockaddr, set_tcp_options=not same_options(instance.rule, self._options))
@@ -123,7 +127,7 @@ class Acceptor:
     def _instance_for(self, sock: socket.socket) -> Instance:
         if not self.specific:
             return self.default
-        return self.specific.get(normalised(sock.getsockname()[0]), self.default)
+        return self.specific.get(normalised(sock.getsockname()), self.default)
 
     def _pause(self, error: OSError) -> None:
         self._engine.free_descriptors()
@@ -131,3 +135,8 @@ class Acceptor:
         if not self._paused:
             self._paused = True
             self._on_pause(error)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._on_pause(None)

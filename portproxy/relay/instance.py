@@ -18,7 +18,7 @@ from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.transfer import reset
 from portproxy.model import Family, Rule, literal
 from portproxy.net.resolver import Resolver
-from portproxy.net.tcp import endpoint_text, normalised, set_options
+from portproxy.net.tcp import SockAddr, endpoint_text, normalised, set_options
 from portproxy.reasons import ConnectFailed, Ended, Refused
 from portproxy.relay.session import Session
 
@@ -75,10 +75,10 @@ class Instance:
 
     # A connection's way through.
 
-    def admit(self, sock: socket.socket, sockaddr: tuple[str, int], *, set_tcp_options: bool) -> None:
+    def admit(self, sock: socket.socket, sockaddr: SockAddr, *, set_tcp_options: bool) -> None:
         """Take over an accepted socket: begin a session, or reset it with a counted reason."""
         rule, block = self.rule, self.block
-        peer = (normalised(sockaddr[0]), sockaddr[1])
+        peer = (normalised(sockaddr), sockaddr[1])
         block[counters.CONNECTIONS] += 1
         refusal = self._admission.judge(peer[0], block[counters.ACTIVE])
         if refusal is not None:
@@ -180,7 +180,8 @@ class Instance:
 
 
 def _local_endpoint(sock: socket.socket) -> str:
-    return endpoint_text(*sock.getsockname()[:2])
+    sockaddr = sock.getsockname()
+    return endpoint_text(normalised(sockaddr), sockaddr[1])
 
 
 def _add(block: memoryview, base: int, ledger: Ledger) -> None:

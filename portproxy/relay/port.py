@@ -44,7 +44,7 @@ class Port:
     @property
     def addresses(self) -> frozenset[str]:
         """What the listening sockets are bound to."""
-        return frozenset(self._acceptors)
+        return frozenset(acceptor.address for acceptor in self._acceptors.values())
 
     async def arrange(self, rules: Sequence[Rule], instances: Mapping[str, Instance]) -> None:
         """Listen for ``rules``, each served by the instance of its name; close what none needs anymore.
@@ -78,7 +78,7 @@ class Port:
 
     async def _serve(self, listening: Listening, instances: Mapping[str, Instance]) -> None:
         default = instances[listening.default.name]
-        specific = {rule.bind_address: instances[rule.name] for rule in listening.specific}
+        specific = await self._by_address(listening.specific, instances)
         acceptor = self._acceptors.get(listening.address)
         if acceptor:
             acceptor.serve(default, specific)
@@ -94,6 +94,17 @@ class Port:
             self._acceptors[listening.address] = Acceptor(
                 self._engine, sock, default, specific, self._on_pause
             )
+
+    async def _by_address(
+        self, rules: Sequence[Rule], instances: Mapping[str, Instance]
+    ) -> dict[str, Instance]:
+        found = {}
+        for rule in rules:
+            try:
+                found[await self._literal(rule.bind_address)] = instances[rule.name]
+            except ResolveError as error:
+                self.errors[rule.name] = f"cannot listen: {error}"
+        return found
 
     def _close_all_but(self, addresses: Set[str]) -> None:
         for address in [address for address in self._acceptors if address not in addresses]:

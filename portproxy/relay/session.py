@@ -127,6 +127,8 @@ class Session:
 
     def _drop_upstream(self) -> None:
         if self._upstream:
+            # By RST: TIME_WAIT after a connection to itself would keep the real upstream from binding.
+            reset(self._upstream.sock)
             self.instance.engine.close(self._upstream)
             self._upstream = None
 

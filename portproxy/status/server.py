@@ -30,7 +30,7 @@ IDLE = 5.0
 """Seconds a connection has for a whole request, the first or the next."""
 LIFETIME = 30.0
 """Seconds after which a connection is closed, whatever it does: three of Prometheus' scrape timeouts."""
-REQUEST_LIMIT = 16 << 10
+REQUEST_LIMIT = 8 << 10
 """Bytes a request's head may have."""
 RECEIVE = 4096
 """Bytes read at once; a request has a few hundred."""

@@ -244,5 +244,5 @@ def rules(random: Random) -> list[str]:
 @fuzz
 @given(seeds.map(rules) | st.lists(st.text(max_size=20), min_size=1, max_size=2))
 def test_rules_in_netsh_s_words(rules: list[str]) -> None:
-    made_or_refused(lambda: config.load(None, rules))
-    made_or_refused(lambda: config.load(None, (), {"PORTPROXY_RULES": ";".join(rules)}))
+    environ = {"PORTPROXY_RULES": ";".join(rules[1:])}
+    made_or_refused(lambda: config.load(None, rules[:1], environ))

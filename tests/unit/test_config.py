@@ -103,6 +103,7 @@ def test_what_is_left_out(rule: str, listen: str, connect: str, name: str) -> No
         ("server = 5", "server = 5: a table, headed [server]"),
         ("[[defaults]]", "defaults = [{...}]: a table, headed [defaults]"),
         ("[rule]", "rule = {...}: each rule is a table of its own, headed [[rule]]"),
+        ("rule = [[[1]]]", "rule = [[...]]: each rule is a table of its own, headed [[rule]]"),
         ("rule = [1]", "rule = [1]: each rule is a table of its own, headed [[rule]]"),
         (RULE + "idletimout = 1", "rule 1: idletimout = 1: unknown key here; did you mean idletimeout?"),
         ("[defaults]\nmaxcon = 1", "[defaults]: maxcon = 1: unknown key here; did you mean maxconn?"),

@@ -84,7 +84,29 @@ def test_the_other_rule_is_named_with_its_source(tmp_path: Path) -> None:
 )
 def test_rules_that_are_right_together(rules: list[str]) -> None:
     made = config.load(None, rules)
-    assert (len(made.active), made.warnings) == (len(rules), ())
+    assert (len(made.active), made.shadowed) == (len(rules), ())
+
+
+EXPOSED = "whoever connects reaches the upstream as a local client"
+
+
+@pytest.mark.parametrize(
+    ("rules", "warned"),
+    [
+        (["v6tov4 8080 connectport=80 name=web"], ["web: " + EXPOSED]),
+        (["v4tov6 8080 localhost 80 0.0.0.0 name=web", "v6tov4 81 name=b"], ["web, b: " + EXPOSED]),
+        ([f"v6tov4 {port} connectport=99 name=r{port}" for port in range(1, 6)], ["r1, r2, r3 and 2 more: "]),
+        (["v6tov4 8080 connectport=80 listenaddress=::1"], []),
+        (["v6tov4 8080 connectport=80 listenaddress=localhost"], []),
+        (["v6tov4 8080 connectport=80 allow=2001:db8::/32"], []),
+        (["v6tov4 8080 connectport=80 connectsource=127.0.0.2"], []),
+        (["v6tov4 8080 192.0.2.1 80"], []),
+    ],
+)
+def test_a_relay_that_makes_strangers_local_is_warned_of(rules: list[str], warned: list[str]) -> None:
+    made = config.load(None, rules)
+    assert len(made.warnings) == len(warned)
+    assert all(line.startswith(start) for line, start in zip(made.warnings, warned, strict=True))
 
 
 def test_the_other_spelling_of_any_is_shadowed() -> None:
@@ -105,6 +127,7 @@ def test_the_status_endpoint_is_no_rules() -> None:
         assert line.startswith(
             "--rule 1 (a): listenport = 9180: the status endpoint [::1]:9180 needs this port"
         )
+    assert len(load_problems("v6tov4 9180 listenaddress=::2", status="[::]:9180")) == 1
     assert config.load(None, ["v6tov4 9180"], status="127.0.0.1:9180").rules
     assert config.load(None, ["v6tov4 9180 listenaddress=::2"], status="[::1]:9180").rules
 

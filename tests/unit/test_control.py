@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -201,7 +201,12 @@ async def test_a_client_that_takes_no_reply_is_cut_off_at_the_deadline(
     assert received < 4 << 20
 
 
-async def test_clients_beyond_the_limit_are_refused(relay: str) -> None:
+async def test_clients_beyond_the_limit_are_refused(
+    path: str, mock_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """At once: the clock stands still, so no deadline cuts them off."""
+    relay = path
+    await nursery.start(serve_control, relay, HANDLERS)
     streams = [await connect(relay) for _ in range(server.CLIENTS)]
     async with await connect(relay) as beyond:
         assert await beyond.receive_some() == b""
@@ -227,9 +232,10 @@ async def test_other_users_are_refused(relay: str, monkeypatch: pytest.MonkeyPat
         finally:
             os.seteuid(ourselves)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        if ourselves != 0:
+        answer = b""
+        with suppress(trio.BrokenResourceError):
             await stream.send_all(encode(HEALTH))
-        answer = await stream.receive_some()
+            answer = await stream.receive_some()
     assert (answer == b"") == (ourselves == 0)
 
 
@@ -266,7 +272,7 @@ def unix_listener(path: Path) -> trio.SocketListener:
             b"",
             False,
             5.0,
-            "the relay at {} closed the connection without an answer: it serves root and",
+            "the relay at {} gave no answer: it serves root and",
         ),
         (b"\0\0\0\x02{}", True, 5.0, "what answers at {} is no portproxy relay: not a reply: "),
         (b"HTTP/1.1 400 \r\n", True, 5.0, "what answers at {} is no portproxy relay: a frame of "),
@@ -281,6 +287,16 @@ async def test_what_is_no_relay(
     with pytest.raises(PortproxyError) as caught:
         await asked(str(path), seconds=seconds)
     assert str(caught.value).startswith(why.format(path))
+
+
+def test_a_relay_that_accepts_nobody(tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
+        busy.bind(path)
+        busy.listen(0)
+        queued.connect(path)
+        with pytest.raises(PortproxyError, match="gave no answer: it serves"):
+            ask(path, HEALTH)
 
 
 async def fake_endpoint(nursery: trio.Nursery, answer: bytes, hold: bool) -> Endpoint:

@@ -76,6 +76,14 @@ def test_a_port_nobody_listens_on() -> None:
         assert who_holds("127.0.0.1", bound.getsockname()[1], Family.V4) == ""
 
 
+def test_a_connection_is_no_listener() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        host, port = sock.getsockname()
+        with socket.create_connection((host, port)), sock.accept()[0]:
+            sock.close()
+            assert holders(host, port, Family.V4) == []
+
+
 def test_a_name_is_not_looked_up() -> None:
     assert holders("localhost", 80, Family.V4) == []
 

@@ -49,7 +49,7 @@ LOCAL = {"192.0.2.2", "2001:db8::2"}
 
 @st.composite
 def rule_sets(draw: st.DrawFn) -> list[Rule]:
-    made = []
+    made: list[Rule] = []
     for _ in range(draw(st.integers(0, 7))):
         kind = draw(st.sampled_from(RuleType))
         listen = draw(st.sampled_from(V4 if kind.listen_family.version == 4 else V6))

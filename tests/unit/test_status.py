@@ -143,6 +143,7 @@ async def test_garbage_is_refused_and_affects_nothing(garbage: bytes) -> None:
             await stream.send_all(garbage)
             answer = b"".join([bytes(data) async for data in stream])
             assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
         assert (await fetch(address, "/healthz"))[1] == b"ok\n"
 
 
@@ -233,6 +234,7 @@ async def test_a_client_that_stops_reading_does_not_hold_up_the_stop() -> None:
     async with endpoint(lambda: large) as address:
         stuck = [await stuck_reader(address) for _ in range(2)]
         assert (await fetch(address, "/healthz"))[1] == b"ok\n"
+        await trio.testing.wait_all_tasks_blocked()
         assert stuck_sends() == 2
     for stream in stuck:
         await stream.aclose()
@@ -248,7 +250,8 @@ async def test_a_client_that_stops_reading_is_dropped(mock_clock: trio.testing.M
         assert stuck_sends() == 0
 
 
-async def test_clients_beyond_the_limit_are_refused() -> None:
+async def test_clients_beyond_the_limit_are_refused(mock_clock: trio.testing.MockClock) -> None:
+    """At once: the clock stands still, so no deadline cuts them off."""
     async with endpoint() as address:
         streams = [await trio.open_tcp_stream(*address) for _ in range(server.CLIENTS)]
         async with await trio.open_tcp_stream(*address) as beyond:

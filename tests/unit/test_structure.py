@@ -42,7 +42,7 @@ what lies in lower rows, never a neighbour in its own row."""
 IMPURE_MODULES = {
     *("asyncio", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select"),
     *("selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time"),
-    *("click", "hypercorn", "prometheus_client", "rich", "structlog", "trio"),
+    *("click", "h11", "prometheus_client", "rich", "structlog", "trio"),
 }
 
 PURE_EXCEPTIONS = {
@@ -52,7 +52,7 @@ PURE_EXCEPTIONS = {
 }
 """(room, module) -> why a pure room may import it."""
 
-LAZY = {"hypercorn", "prometheus_client", "rich", "tomli"}
+LAZY = {"h11", "prometheus_client", "rich", "tomli"}
 """What a plain ``serve`` (text logs, no file, no status endpoint) must not pay for."""
 
 MOST_LINES_A_FILE = 400
