@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # The Python to build .venv with: 3.11 or later.
 export PYTHON ?= python3
 # What the tests call, as command:Debian-package.
-TOOLS := ip:iproute2 curl:curl
+TOOLS := ip:iproute2 curl:curl nft:nftables
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from portproxy.model import Rule
 
@@ -33,8 +34,8 @@ def same_options(a: Rule, b: Rule) -> bool:
     return (a.nodelay, a.keepalive, a.usertimeout) == (b.nodelay, b.keepalive, b.usertimeout)
 
 
-SockAddr = tuple[str, int] | tuple[str, int, int, int]
-"""What the socket module gives for an IPv4, and for an IPv6 endpoint."""
+SockAddr = tuple[Any, ...]
+"""An endpoint as the socket module gives it: host and port, for IPv6 flow label and scope too."""
 
 
 def normalised(sockaddr: SockAddr) -> str:
@@ -42,7 +43,7 @@ def normalised(sockaddr: SockAddr) -> str:
 
     A v4-mapped address is the IPv4 address that it maps (RFC 4291, 2.5.5.2); a scope is its interface.
     """
-    host = sockaddr[0]
+    host: str = sockaddr[0]
     if len(sockaddr) == 4 and sockaddr[3]:
         return f"{host}%{_interface(sockaddr[3])}"
     return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import lru_cache
 
 import trio
 
@@ -116,6 +117,7 @@ class Rig:
     def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
         self.faults: list[str] = []
         self.engine = Engine(self._on_fault, clock)
+        self._begun: list[Session] = []
         self._sockets = ExitStack()
         self._give_up = time.monotonic() + PATIENCE
 
@@ -150,6 +152,8 @@ class Rig:
         on_end: Callable[[Outcome], None] = lambda _: None,
     ) -> Session:
         """Start ``session``; ``on_end`` is called after the outcome was noted."""
+
+        self._begun.append(session)
 
         def ended(outcome: Outcome) -> None:
             session.outcomes.append(outcome)
@@ -286,7 +290,9 @@ class Rig:
             nursery.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Close the engine and every socket; faults that no test asked for are a failure."""
+        """End every session, close the engine and every socket; a fault no test asked for is a failure."""
+        for session in self._begun:
+            session.transfer.end(Ended.SHUTDOWN)
         self.engine.shut()
         self._sockets.close()
         assert self.faults == []
@@ -303,6 +309,7 @@ def error_of(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
+@lru_cache(maxsize=4)
 def noise(size: int, seed: int = 0) -> bytes:
     """``size`` bytes that do not repeat."""
     return random.Random(seed).randbytes(size)

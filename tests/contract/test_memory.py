@@ -40,13 +40,12 @@ async def test_a_reader_that_stops_bounds_what_is_in_flight(
     sender, reader, leg = session.end(side), session.other(side), session.leg(side)
     data, sent, got = noise(6 << 20), 0, sha256()
     idle = 0
-    while idle < 100:
+    while idle < 100 or not leg.pending:
         with suppress(BlockingIOError):
             sent += sender.send(data[sent : sent + 100_000])
         idle = 0 if rig.engine.turn() else idle + 1
         await rig.pause()
         assert leg.accepted - leg.delivered == leg.pending <= most(leg, dataplane)
-    assert leg.pending
     assert sent < len(data)
     while leg.delivered < len(data) or not leg.ended:
         with suppress(BlockingIOError):
@@ -102,9 +101,7 @@ async def test_a_stopped_reader_that_goes_on_gives_its_pipe_back(
 
 
 @pytest.mark.parametrize("reason", list(Ended))
-async def test_a_pipe_with_bytes_in_it_is_closed(
-    rig: Rig, dataplane: DataPlaneChoice, reason: Ended
-) -> None:
+async def test_a_pipe_with_bytes_in_it_is_closed(rig: Rig, dataplane: DataPlaneChoice, reason: Ended) -> None:
     before = pipe_ends()
     stopped = rig.start(dataplane)
     await rig.stall(stopped, "client", b"secret" * (4 << 20))
@@ -117,19 +114,18 @@ async def test_a_pipe_with_bytes_in_it_is_closed(
         assert await rig.receive(session.server, len(data)) == data
 
 
-async def test_pipes_are_shared_by_sessions_one_after_another(
-    rig: Rig, dataplane: DataPlaneChoice
-) -> None:
+async def test_pipes_are_shared_by_sessions_one_after_another(rig: Rig, dataplane: DataPlaneChoice) -> None:
     before = pipe_ends()
-    for seed in range(8):
-        session = rig.start(dataplane)
-        data = noise(1 << 20, seed)
-        sent = await rig.stall(session, "client", data * 32)
+    for seed in range(6):
+        session = rig.start(dataplane, buffers=1 << 17)
+        data = noise(4 << 20, seed)
+        sent = await rig.stall(session, "client", data)
         if seed % 2:
             reset(session.server)
-            await rig.until(lambda session=session: session.ended)
+            while not session.ended:
+                await rig.step()
         else:
-            assert await rig.receive(session.server, sent) == (data * 32)[:sent]
+            assert await rig.receive(session.server, sent) == data[:sent]
         await rig.settle()
         assert pipe_ends() - before in (0, 2)
 

@@ -7,7 +7,6 @@ import select
 import socket
 
 import pytest
-import trio
 
 from portproxy.dataplane.base import BUFFER_BYTES, Ledger
 from portproxy.model import DataPlaneChoice
@@ -77,9 +76,7 @@ async def test_after_its_own_end_of_stream(rig: Rig, dataplane: DataPlaneChoice,
     await rig.until(lambda: error_of(session.other(side)) == errno.EPIPE)
 
 
-async def test_after_the_other_sides_end_of_stream(
-    rig: Rig, dataplane: DataPlaneChoice, side: str
-) -> None:
+async def test_after_the_other_sides_end_of_stream(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
     session = rig.start(dataplane)
     await half_close(rig, session, OTHER[side])
     reset(session.end(side))

@@ -17,8 +17,10 @@ from portproxy.model import DataPlaneChoice
 from portproxy.reasons import Ended
 from tests.contract.rig import Families, Rig, Session, chunks, noise
 
-SIZES = (0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 2 * BUFFER_BYTES)
-SIZES += (TURN_BYTES - 1, TURN_BYTES, TURN_BYTES + 1, (3 << 20) + 7)
+SIZES = [
+    *(0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 2 * BUFFER_BYTES),
+    *(TURN_BYTES - 1, TURN_BYTES, TURN_BYTES + 1, (3 << 20) + 7),
+]
 FAMILIES: list[Families] = [
     (listen, connect)
     for listen in (socket.AF_INET, socket.AF_INET6)

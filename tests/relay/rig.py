@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from portproxy.net.resolver import Lookup, lookup
 from portproxy.reasons import ConnectFailed, Ended, Reason, Refused
 from portproxy.supervisor import Supervisor
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds until a test that waits for an event gives up; no test's outcome depends on less."""
 
 _METRICS = {
@@ -57,9 +58,9 @@ def upstream(
     address: str = "127.0.0.1", port: int = 0, backlog: int = 128
 ) -> Iterator[trio.socket.SocketType]:
     """A listening socket that stands for the service behind a rule."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family, *_, sockaddr = socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0]
     with trio.socket.from_stdlib_socket(
-        socket.create_server((address, port), family=family, backlog=backlog)
+        socket.create_server(sockaddr, family=family, backlog=backlog)
     ) as listener:
         yield listener
 
@@ -161,6 +162,7 @@ class Relay:
 
     def __init__(self, draintimeout: float = 30.0, lookup: Lookup = lookup) -> None:
         self.records: list[Record] = []
+        self.records_of: defaultdict[str, list[Record]] = defaultdict(list)
         self.events: list[Event] = []
         self.server = Server(draintimeout=draintimeout)
         self.supervisor = Supervisor(Log(self._said), self._reported, lookup=lookup)
@@ -172,6 +174,7 @@ class Relay:
 
     def _reported(self, record: Record) -> None:
         self.records.append(record)
+        self.records_of[record.rule].append(record)
         self._tell()
 
     def _tell(self) -> None:
@@ -218,11 +221,15 @@ class Relay:
 
 @asynccontextmanager
 async def relaying(
-    *rules: Rule, draintimeout: float = 30.0, lookup: Lookup = lookup, faults: int = 0
+    *rules: Rule,
+    draintimeout: float = 30.0,
+    lookup: Lookup = lookup,
+    faults: int = 0,
+    patience: float = PATIENCE,
 ) -> AsyncIterator[Relay]:
     """A relay that runs ``rules``; in the end it has logged as many ``faults``, and no error else."""
     relay = Relay(draintimeout, lookup)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(patience):
         async with trio.open_nursery() as nursery:
             await nursery.start(relay.supervisor.run, relay.config(*rules))
             yield relay

@@ -36,6 +36,8 @@ from tests.relay.rig import (
     was_reset,
 )
 
+UNLIMITED = Limits(idletimeout=None, halfclosetimeout=None)
+
 Provoker = Callable[[], Awaitable[Relay]]
 
 ALL: dict[str, Reason] = {reason.value: reason for kind in (Refused, ConnectFailed, Ended) for reason in kind}
@@ -241,11 +243,15 @@ async def connect_other() -> Relay:
 
 @asynccontextmanager
 async def session(
-    draintimeout: float = 30.0, faults: int = 0, usertimeout: float | None = None, **limits: float | None
+    limits: Limits = UNLIMITED,
+    *,
+    draintimeout: float = 30.0,
+    faults: int = 0,
+    usertimeout: float | None = None,
 ) -> AsyncIterator[tuple[Relay, trio.socket.SocketType, trio.socket.SocketType]]:
     """A session that relays, and its far ends."""
     with upstream() as service:
-        rule = to(service, limits=Limits(**limits), usertimeout=usertimeout)  # type: ignore[arg-type]
+        rule = to(service, limits=limits, usertimeout=usertimeout)
         async with relaying(rule, draintimeout=draintimeout, faults=faults) as relay:
             with dial(rule) as client:
                 server, _ = await service.accept()
@@ -308,9 +314,9 @@ for _side, _timeout, _error in (
     provokes(_error, IN_OWN_NETWORK)(partial(unacknowledged, _side, "icmp type host-unreachable"))
 
 
-async def times_out(half_closed: bool = False, **limits: float) -> Relay:
+async def times_out(limits: Limits, *, half_closed: bool = False) -> Relay:
     """Nothing more happens, and both sides are reset."""
-    async with session(**limits) as (relay, client, server):
+    async with session(limits) as (relay, client, server):
         if half_closed:
             client.shutdown(socket.SHUT_WR)
             assert await server.recv(1) == b""
@@ -322,9 +328,9 @@ async def times_out(half_closed: bool = False, **limits: float) -> Relay:
     return relay
 
 
-provokes(Ended.IDLE)(partial(times_out, idletimeout=0.1))
-provokes(Ended.HALFCLOSE)(partial(times_out, half_closed=True, halfclosetimeout=0.1))
-provokes(Ended.LIFETIME)(partial(times_out, maxlifetime=0.1))
+provokes(Ended.IDLE)(partial(times_out, Limits(idletimeout=0.1)))
+provokes(Ended.HALFCLOSE)(partial(times_out, Limits(halfclosetimeout=0.1), half_closed=True))
+provokes(Ended.LIFETIME)(partial(times_out, Limits(maxlifetime=0.1)))
 
 
 @provokes(Ended.DRAIN)

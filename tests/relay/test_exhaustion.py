@@ -1,0 +1,126 @@
+"""When descriptors or pipes run out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import resource
+import signal
+import socket
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from portproxy.net.descriptors import raise_limit
+from tests.relay.namespaces import in_own_network
+from tests.relay.rig import (
+    beside,
+    dial,
+    dial_endpoint,
+    echo,
+    eventually,
+    free_port,
+    receive_all,
+    relaying,
+    round_trip,
+    send_all,
+    to,
+    upstream,
+)
+from tests.relay.served import Served, serving, table
+
+SERVER = '[server]\nlog = "json"\n'
+
+
+def leave(served: Served, free: int) -> None:
+    """Lower the limit of a process so that it can open ``free`` descriptors more."""
+    pid = served.process.pid
+    open_now = [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+    limit = max(open_now) + 1
+    gaps = limit - len(open_now)
+    assert gaps <= free
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit + free - gaps,) * 2)
+
+
+async def test_accepting_pauses_while_descriptors_are_short(tmp_path: Path) -> None:
+    with upstream() as service, ExitStack() as stack:
+        rule, status = to(service), free_port()
+        arguments = ("--status", f"127.0.0.1:{status}")
+        async with (
+            beside(partial(echo, service)),
+            serving(tmp_path / "f", SERVER, table(rule), arguments=arguments) as served,
+        ):
+            leave(served, 2 * 10)  # ten sessions
+            holders = [stack.enter_context(dial(rule)) for _ in range(10)]
+            for holder in holders:
+                await round_trip(holder)
+            waiting = [stack.enter_context(dial(rule)) for _ in range(3)]
+            (pause,) = await served.said("accepting paused")
+            assert pause["error"] == "Too many open files"
+            for holder in holders:
+                await round_trip(holder, b"sessions go on")
+            for holder in holders[:3]:
+                holder.close()
+            # No connection is new since; a timer sees to those that wait.
+            for client in waiting:
+                await round_trip(client)
+            await served.said("accepting again")  # and perhaps once more, while those three are ending
+            stack.close()  # a scrape takes descriptors too
+            await eventually(lambda: len(served.records) == 13)
+            pauses = len(await served.said("accepting paused"))
+            assert len(await served.said("accepting again", pauses)) == pauses <= 4
+            assert f"\nportproxy_accept_pauses_total {pauses}.0\n" in await scrape(status)
+            assert {record["reason"] for record in served.records} == {"finished"}
+            served.signal(signal.SIGTERM)
+            assert await served.process.wait() == 0
+
+
+async def scrape(port: int) -> str:
+    with dial_endpoint("127.0.0.1", port) as client:
+        await send_all(client, b"GET /metrics HTTP/1.0\r\n\r\n")
+        return (await receive_all(client)).decode()
+
+
+def exhaust_pipe_quota() -> list[int]:
+    """Hold pipes until the kernel gives no more than its least to an unprivileged user (pipe(7))."""
+    held: list[int] = []
+    size = 1 << 20
+    while size > 1 << 13:
+        held += os.pipe()
+        try:
+            fcntl.fcntl(held[-1], fcntl.F_SETPIPE_SZ, size)
+        except PermissionError:
+            size //= 2
+    return held
+
+
+@in_own_network  # and in a user namespace, whose root has no CAP_SYS_RESOURCE where the quota is kept
+async def test_without_pipes_copy_serves() -> None:
+    data = random.Random(1).randbytes(4 << 20)
+    with upstream() as service:
+        rule = to(service)
+        async with relaying(rule) as relay:
+            raise_limit()
+            held = exhaust_pipe_quota()
+            with dial(rule) as client:
+                server, _ = await service.accept()
+                with server:
+                    for one, other in ((client, server), (server, client)):
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(send_and_end, one, data)
+                            assert await receive_all(other) == data
+            record = await relay.record()
+            for descriptor in held:
+                os.close(descriptor)
+        assert (record.reason, record.dataplane) == ("finished", "copy")
+        assert (record.up_delivered, record.down_delivered) == (len(data), len(data))
+        assert relay.metric("portproxy_splice_fallbacks_total", rule="rule") == 2
+        assert relay.metric("portproxy_dataplane_sessions_total", rule="rule", dataplane="copy") == 1
+
+
+async def send_and_end(sock: trio.socket.SocketType, data: bytes) -> None:
+    await send_all(sock, data)
+    sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,177 @@
+"""Many connections that come to nothing, upstreams that come and go, and who else gets a turn."""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from portproxy.dataplane import engine
+from portproxy.net.descriptors import raise_limit
+from portproxy.reasons import ConnectFailed, Ended
+from tests.conftest import open_descriptors
+from tests.relay.namespaces import in_own_network
+from tests.relay.rig import (
+    Relay,
+    beside,
+    dial,
+    echo,
+    eventually,
+    free_port,
+    make_rule,
+    relaying,
+    round_trip,
+    to,
+    upstream,
+    was_reset,
+)
+
+TOP = Path(__file__).parents[2]
+
+SILENT = 2000
+RESETTING = 5000
+AT_ONCE = 100
+
+
+def pipes() -> int:
+    return sum(target.startswith("pipe:") for target in open_descriptors().values())
+
+
+async def test_connections_that_never_send_cost_no_pipe_and_hold_nobody_up() -> None:
+    assert raise_limit() > 4 * SILENT, "too few descriptors for this test"
+    with upstream(backlog=AT_ONCE) as service, ExitStack() as stack:
+        rule = to(service)
+        before = pipes()
+        async with relaying(rule) as relay:
+            for _ in range(SILENT // AT_ONCE):
+                for _ in range(AT_ONCE):
+                    stack.enter_context(dial(rule))
+                for _ in range(AT_ONCE):
+                    far, _ = await service.accept()
+                    stack.enter_context(far)
+            assert relay.supervisor.sessions == SILENT
+            assert pipes() == before
+            async with beside(partial(echo, service)):
+                with dial(rule) as client:
+                    await round_trip(client)
+                assert (await relay.record()).reason == Ended.FINISHED
+        assert relay.counted(Ended.SHUTDOWN) == SILENT
+
+
+async def test_connections_that_reset_at_once() -> None:
+    with upstream() as service:
+        rule = to(service)
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            before = open_descriptors()
+            for number in range(1, RESETTING // AT_ONCE + 1):
+                for _ in range(AT_ONCE):
+                    # Not through trio: all of them are there, and gone, before the relay sees the first.
+                    with socket.create_connection((rule.bind_address, rule.listen.port)) as sock:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await relay.record(number * AT_ONCE - 1)
+            with dial(rule) as client:
+                await round_trip(client)
+            await relay.record(RESETTING)
+            await eventually(lambda: len(open_descriptors()) == len(before))
+            reasons = Counter(record.reason for record in relay.records)
+            assert reasons.pop(Ended.FINISHED) == 1
+            assert reasons.keys() <= {Ended.CLIENT_RESET, ConnectFailed.CLIENT_GONE}
+            assert reasons.total() == RESETTING
+            assert relay.metric("portproxy_connections_total", rule="rule") == RESETTING + 1
+            assert relay.metric("portproxy_connections_active", rule="rule") == 0
+
+
+async def test_an_upstream_that_comes_and_goes() -> None:
+    port = free_port()
+    rule = make_rule(f"127.0.0.1:{port}")
+    async with relaying(rule) as relay:
+        for _ in range(50):
+            with upstream(port=port) as service:
+                async with beside(partial(echo, service)):
+                    with dial(rule) as client:
+                        await round_trip(client)
+                        await round_trip(client)
+            with dial(rule) as client:
+                assert await was_reset(client)
+        await eventually(lambda: relay.supervisor.sessions == 0)
+        assert relay.counted(Ended.FINISHED) + relay.counted(Ended.UPSTREAM_RESET) == 50
+        assert relay.counted(ConnectFailed.REFUSED) == 50
+
+
+@in_own_network
+async def test_an_upstream_that_is_gone_is_never_the_relay_itself() -> None:
+    # The only local port to connect from is the one to connect to.
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40000")  # noqa: ASYNC240
+    with socket.socket() as trap:
+        trap.connect(("127.0.0.1", 40000))
+        assert trap.getsockname() == trap.getpeername()
+        trap.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    rule = make_rule("127.0.0.1:40000")
+    async with relaying(rule) as relay:
+        for number in range(10):
+            with socket.socket() as client:
+                client.bind(("127.0.0.1", free_port()))
+                client.connect((rule.bind_address, rule.listen.port))
+                assert await was_reset(trio.socket.from_stdlib_socket(client))
+            record = await relay.record(number)
+            assert (record.reason, record.error, record.connect) == (
+                ConnectFailed.REFUSED,
+                "ECONNREFUSED: Connection refused",
+                None,
+            ), record
+        with socket.socket() as service:
+            # No SO_REUSEADDR: what lingers in TIME_WAIT would keep the upstream from coming back.
+            service.bind(("127.0.0.1", 40000))
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the engine's turns that found work, between one look of trio at the other tasks and the next."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.most = self.now = self.looks = 0
+        self._turn = relay.supervisor.engine.turn
+        relay.supervisor.engine.turn = self._counted  # type: ignore[method-assign]
+
+    def _counted(self) -> bool:
+        worked = self._turn()
+        self.now += worked
+        return worked
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.most = max(self.most, self.now)
+        self.now = 0
+        self.looks += 1
+
+
+async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a slow machine a burst may end for its time; it is to end for its turns here.
+    monkeypatch.setattr(engine, "_BURST_SECONDS", math.inf)
+    clients = 512
+    storm = [sys.executable, "-m", "tests.relay.storm", str(clients)]
+    run = partial(
+        trio.run_process, storm, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP, check=False
+    )
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(run)
+        rule = make_rule(f"127.0.0.1:{int(await process.stdout.receive_some())}")
+        async with relaying(rule) as relay:
+            await process.stdin.send_all(f"{rule.listen.port}\n".encode())
+            await eventually(lambda: relay.supervisor.sessions == clients)
+            turns = Turns(relay)
+            trio.lowlevel.add_instrument(turns)
+            for _ in range(100):
+                await trio.sleep(0.01)
+            trio.lowlevel.remove_instrument(turns)
+        nursery.cancel_scope.cancel()
+    # trio wakes the sleepers that are due each time it looks, so this is how many turns one can be late by.
+    assert 1 <= turns.most <= engine._BURST_POLLS
+    assert relay.metric("portproxy_bytes_total", rule="rule", direction="up") > 64 * clients

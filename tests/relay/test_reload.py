@@ -1,0 +1,243 @@
+"""From one configuration to another: listening sockets, sessions and counters that stay or go."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import trio
+
+from portproxy import supervisor
+from portproxy.model import ANY, Endpoint, Rule, RuleType, literal
+from portproxy.net.holder import in_the_way
+from portproxy.snapshot import RuleState
+from portproxy.status.app import answer
+from tests.relay.rig import (
+    Relay,
+    beside,
+    dial,
+    dial_endpoint,
+    echo,
+    eventually,
+    free_port,
+    make_rule,
+    port_of,
+    relaying,
+    round_trip,
+    to,
+    upstream,
+    was_reset,
+)
+
+
+async def greet(listener: trio.socket.SocketType, greeting: bytes) -> None:
+    """Serve ``listener`` until cancelled: every connection gets ``greeting``."""
+    while True:
+        sock, _ = await listener.accept()
+        with sock:
+            await sock.send(greeting)
+
+
+async def greeting(host: str, port: int) -> bytes:
+    """What is behind ``host`` and ``port``."""
+    with dial_endpoint(host, port) as client:
+        return await client.recv(9)
+
+
+def state(relay: Relay, name: str) -> RuleState:
+    (status,) = [status for status in relay.supervisor.snapshot().rules if status.rule.name == name]
+    return status.state
+
+
+def taken(port: int, address: str = "127.0.0.1") -> socket.socket:
+    """A stranger's listening socket."""
+    return socket.create_server((address, port))
+
+
+def listening(rule: Rule) -> set[str]:
+    """The inodes of the sockets that listen where ``rule`` does."""
+    address = literal(rule.bind_address)
+    assert address
+    return in_the_way(address, rule.listen.port)
+
+
+async def test_a_port_taken_at_a_reload_fails_its_rule_until_it_is_free() -> None:
+    with upstream() as service:
+        first, second = to(service, name="first"), to(service, name="second")
+        async with beside(partial(echo, service)), relaying(first) as relay:
+            with dial(first) as client:
+                await round_trip(client)
+                with taken(second.listen.port):
+                    await relay.supervisor.reload(relay.config(first, second))
+                    said = await relay.said("does not listen")
+                    error = str(said.fields["error"])
+                    assert f"cannot listen on 127.0.0.1:{second.listen.port}: the port is in use by" in error
+                    assert (state(relay, "first"), state(relay, "second")) == (
+                        RuleState.LISTENING,
+                        RuleState.FAILED,
+                    )
+                    info = "portproxy_listener_last_error_info"
+                    assert relay.metric(info, rule="second", error=error) == 1
+                    ready = answer("GET", "/readyz", "", relay.supervisor.snapshot())
+                    assert (ready.status, ready.body.decode()) == (503, f"rule second: {error}\n")
+                    await round_trip(client, b"still there")
+                await relay.said("listens again")
+            assert state(relay, "second") is RuleState.LISTENING
+            assert answer("GET", "/readyz", "", relay.supervisor.snapshot()).status == 200
+            with dial(second) as client:
+                await round_trip(client)
+
+
+async def test_the_specific_address_comes_before_the_wildcard() -> None:
+    with upstream() as one, upstream() as other:
+        specific = to(one, name="specific")
+        wildcard = replace(to(other, name="wildcard"), listen=Endpoint(ANY, specific.listen.port))
+        port = specific.listen.port
+
+        async def both() -> list[bytes]:
+            return [await greeting("127.0.0.1", port), await greeting("127.0.0.2", port)]
+
+        async with (
+            beside(partial(greet, one, b"specific"), partial(greet, other, b"wildcard")),
+            relaying(specific, wildcard) as relay,
+        ):
+            assert await both() == [b"specific", b"wildcard"]
+            # The wildcard's rule goes, and comes back.
+            await relay.supervisor.reload(relay.config(specific))
+            assert await greeting("127.0.0.1", port) == b"specific"
+            with pytest.raises(ConnectionRefusedError):
+                dial_endpoint("127.0.0.2", port)
+            await relay.supervisor.reload(relay.config(specific, wildcard))
+            assert await both() == [b"specific", b"wildcard"]
+            await relay.supervisor.reload(relay.config(wildcard))
+            assert await both() == [b"wildcard", b"wildcard"]
+
+
+async def test_a_wildcard_that_cannot_listen_costs_the_specific_address_nothing() -> None:
+    with upstream() as one, upstream() as other:
+        specific = to(one, name="specific")
+        port = specific.listen.port
+        wildcard = replace(to(other, name="wildcard"), listen=Endpoint(ANY, port))
+        async with (
+            beside(partial(greet, one, b"specific"), partial(greet, other, b"wildcard")),
+            relaying(specific) as relay,
+        ):
+            with taken(port, "127.0.0.3"):
+                inodes = listening(specific)
+                await relay.supervisor.reload(relay.config(specific, wildcard))
+                assert state(relay, "wildcard") is RuleState.FAILED
+                assert listening(specific) == inodes
+                assert await greeting("127.0.0.1", port) == b"specific"
+            await relay.said("listens again")
+            assert await greeting("127.0.0.1", port) == b"specific"
+            assert await greeting("127.0.0.2", port) == b"wildcard"
+
+
+async def test_a_rule_at_another_endpoint_counts_on() -> None:
+    with upstream() as service:
+        here = to(service)
+        there = replace(here, listen=Endpoint("127.0.0.1", free_port()))
+        async with beside(partial(echo, service)), relaying(here) as relay:
+            with dial(here) as client:
+                await round_trip(client)
+                await relay.supervisor.reload(relay.config(there))
+                assert not listening(here)
+                await round_trip(client, b"still there")
+                with dial(there) as other:
+                    await round_trip(other)
+                assert relay.metric("portproxy_connections_total", rule="rule") == 2
+            await relay.record(1)
+            assert relay.metric("portproxy_connections_total", rule="rule") == 2
+            assert relay.metric("portproxy_bytes_total", rule="rule", direction="up") == 4 + 11 + 4
+
+
+async def test_a_renamed_rule_keeps_its_socket_and_its_sessions() -> None:
+    with upstream() as service:
+        before = to(service, name="before")
+        after = replace(before, name="after")
+        async with beside(partial(echo, service)), relaying(before, draintimeout=0) as relay:
+            with dial(before) as client:
+                await round_trip(client)
+                inodes = listening(before)
+                await relay.supervisor.reload(relay.config(after))
+                assert listening(before) == inodes
+                await round_trip(client, b"still there")
+                assert state(relay, "before") is RuleState.DRAINING
+                with dial(after) as other:
+                    await round_trip(other)
+            assert {(await relay.record(n)).rule for n in (0, 1)} == {"before", "after"}
+        assert [status.rule.name for status in relay.supervisor.snapshot().rules] == ["after"]
+
+
+async def test_sessions_of_a_rule_that_is_gone_have_draintimeout() -> None:
+    with upstream() as service:
+        rule = to(service)
+        async with beside(partial(echo, service)), relaying(rule, draintimeout=0.1) as relay:
+            with dial(rule) as client:
+                await round_trip(client)
+                await relay.supervisor.reload(relay.config())
+                assert not listening(rule)
+                assert await was_reset(client)
+            assert (await relay.record()).reason == "draintimeout"
+            await eventually(lambda: not relay.supervisor.snapshot().rules)
+
+
+async def test_what_is_queued_for_a_rule_that_goes_is_served() -> None:
+    with upstream() as service:
+        rule = to(service)
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            clients = [dial(rule) for _ in range(50)]  # the relay's loop has not seen them yet
+            await relay.supervisor.reload(relay.config())
+            for client in clients:
+                with client:
+                    await round_trip(client)
+
+
+async def test_what_is_queued_before_a_specific_rule_comes_goes_to_the_wildcard() -> None:
+    with upstream() as one, upstream() as other:
+        specific = to(one, name="specific")
+        wildcard = replace(to(other, name="wildcard"), listen=Endpoint(ANY, specific.listen.port))
+        async with (
+            beside(partial(greet, one, b"specific"), partial(greet, other, b"wildcard")),
+            relaying(wildcard) as relay,
+        ):
+            with dial(specific) as client:
+                await relay.supervisor.reload(relay.config(wildcard, specific))
+                assert await client.recv(9) == b"wildcard"
+
+
+async def test_nothing_is_said_of_a_failed_rule_while_the_relay_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "RETRY_FIRST", 0.01)
+    with upstream() as service:
+        rule, failing = to(service, name="rule"), make_rule(name="failing")
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            with taken(failing.listen.port), dial(rule) as client:
+                await round_trip(client)
+                await relay.supervisor.reload(relay.config(rule, failing))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(relay.supervisor.drain)
+                    await eventually(lambda: not listening(rule))
+                    await trio.sleep(0.1)  # a few times RETRY_FIRST
+                    client.close()
+            assert relay.heard("listens again") == []
+
+
+async def test_both_families_listen_on_one_port() -> None:
+    with upstream() as one, upstream("::1") as other:
+        port = free_port()
+        rules = [
+            replace(to(one, name="v4"), listen=Endpoint("0.0.0.0", port)),
+            replace(to(other, name="v6", type=RuleType.V6TOV6), listen=Endpoint("::", port)),
+        ]
+        async with (
+            beside(partial(greet, one, b"v4"), partial(greet, other, b"v6")),
+            relaying(*rules) as relay,
+        ):
+            assert await greeting("127.0.0.1", port) == b"v4"
+            assert await greeting("::1", port) == b"v6"
+            assert {(await relay.record(n)).client.partition(":")[0] for n in (0, 1)} == {"127.0.0.1", "["}
+        assert port_of(one) != port_of(other)
