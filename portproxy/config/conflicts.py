@@ -99,8 +99,8 @@ def _trust(rules: Sequence[Rule], findings: Findings) -> None:
     if names:
         more = f" and {len(names) - _SHOWN_EXPOSED} more" if len(names) > _SHOWN_EXPOSED else ""
         findings.warnings.append(
-            f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local client; "
-            "where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
+            f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local"
+            " client; where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The data plane's contract, and the two objects every part of it shares.
+"""The data plane's contract: what is moved, how much at once, and the account of it.
 
 A session has two legs. A leg is one socket *and* the bytes on their way from that socket to the
 other. What holds for every leg, whichever mover serves it:
@@ -13,16 +13,10 @@ other. What holds for every leg, whichever mover serves it:
 from __future__ import annotations
 
 import enum
-import errno
 import select
-import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
 from portproxy.reasons import Ended
-
-if TYPE_CHECKING:
-    from portproxy.dataplane.pipes import Pipe, PipePool
 
 TURN_BYTES = 1 << 18
 """What one leg may move before the others get their turn."""
@@ -31,8 +25,6 @@ BUFFER_BYTES = 1 << 16
 """The shared buffer: small messages pass through it, a read that fills it calls for splice."""
 
 EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
-_INPUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
-_READ_ON = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 
 
 class Ledger(NamedTuple):
@@ -61,133 +53,6 @@ class Outcome(NamedTuple):
     error: int
 
 
-class LegError(Exception):
-    """The socket of ``leg`` failed with errno ``code``; the kernel will not say so again."""
-
-    def __init__(self, leg: Leg, code: int) -> None:
-        super().__init__(leg, code)
-        self.leg = leg
-        self.code = code
-
-
-class LegOwner(Protocol):
-    """Who is told of a leg's events: a session that dials, then a transfer."""
-
-    def on_ready(self, leg: Leg) -> None:
-        """The socket became readable or writable; the leg's flags say which."""
-
-    def on_error(self, leg: Leg) -> None:
-        """EPOLLERR: SO_ERROR has not been read yet."""
-
-    def on_fault(self) -> None:
-        """A fault of portproxy's own, already reported: give up on this session."""
-
-    def turn(self, leg: Leg) -> None:
-        """The leg's turn has come again."""
-
-
-class Leg:
-    """One socket of a session, and the bytes on their way from it to its peer.
-
-    ``pending`` bytes are in flight: in ``held`` where that is not empty, else in ``pipe``.
-    """
-
-    __slots__ = (
-        "accepted",
-        "delivered",
-        "ended",
-        "fd",
-        "held",
-        "may_splice",
-        "mover",
-        "owner",
-        "peer",
-        "pending",
-        "pipe",
-        "pool",
-        "queued",
-        "read_on",
-        "readable",
-        "refused",
-        "small_by_copy",
-        "sock",
-        "spliced",
-        "writable",
-    )
-
-    peer: Leg
-    mover: Mover
-    pool: PipePool
-
-    def __init__(self, sock: socket.socket, owner: LegOwner) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.owner = owner
-        self.readable = False
-        self.writable = False
-        self.read_on = False  # a short read does not mean "empty": an end or urgent data follows
-        self.queued = False  # its turn was cut short and will come again
-        self.ended = False
-        self.spliced = False
-        self.may_splice = True
-        self.small_by_copy = False  # messages smaller than the buffer go back to copy
-        self.refused = False
-        self.pipe: Pipe | None = None
-        self.held: bytes | memoryview = b""
-        self.pending = 0
-        self.accepted = 0
-        self.delivered = 0
-
-    def on_events(self, mask: int) -> None:
-        """Take one edge from epoll(7)."""
-        if mask & select.EPOLLERR:
-            # Before any end of stream: after the peer's FIN a reset shows as nothing else.
-            self.owner.on_error(self)
-            return
-        if mask & select.EPOLLOUT:
-            self.writable = True
-        if mask & _INPUT:
-            self.readable = True
-            if mask & _READ_ON:
-                self.read_on = True
-                if mask & select.EPOLLPRI:
-                    self.may_splice = False  # splice stops before urgent data for good (tcp(7))
-        self.owner.on_ready(self)
-
-    def on_fault(self) -> None:
-        self.owner.on_fault()
-
-    def refuse_splice(self) -> None:
-        """Note that the kernel refused splice or its pipe: copy serves this leg from here on."""
-        self.refused = True
-        self.may_splice = False
-
-    def release_pipe(self) -> None:
-        """Let go of the pipe: pooled when empty, closed when bytes were left in it."""
-        if self.pipe:
-            if self.pending:
-                self.pipe.close()
-            else:
-                self.pool.give_back(self.pipe)
-            self.pipe = None
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.accepted, self.delivered, self.pending)
-
-    def shut_peer(self) -> None:
-        """Pass the end of this direction on, once everything before it was delivered.
-
-        Raises LegError when the peer's socket was reset meanwhile.
-        """
-        try:
-            self.peer.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
-        self.ended = True
-        self.readable = False
-
-
 class Progress(enum.Enum):
     """What a mover says when it returns."""
 
@@ -199,13 +64,3 @@ class Progress(enum.Enum):
     """splice serves better from here on."""
     TO_COPY = enum.auto()
     """copy serves better from here on, or must."""
-
-
-Mover = Callable[[Leg, memoryview], Progress]
-"""Moves what it can, a turn's bytes at most, from a leg to its peer; the buffer is shared by all.
-Raises LegError."""
-
-
-def pending_error(sock: socket.socket) -> int:
-    """SO_ERROR: the socket's pending errno, which this consumes (socket(7))."""
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from portproxy.dataplane.base import TURN_BYTES, Leg, LegError, Progress
+from portproxy.dataplane.base import TURN_BYTES, Progress
+from portproxy.dataplane.leg import Leg, LegError
 
 
 def move(leg: Leg, buffer: memoryview) -> Progress:

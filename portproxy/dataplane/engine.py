@@ -1,96 +1,32 @@
-"""The engine: one edge-triggered epoll that holds every socket of the relay, awaited by one task.
-
-Order within one turn: all events of the batch, then the ready queue once, then what was deferred.
-Descriptors are accepted, dialled and closed only in that last part, so that no number can come back
-within the batch that still has events for its former owner.
-"""
+"""The engine: what relays two connected sockets, for as long as both directions take."""
 
 from __future__ import annotations
 
-import math
-import os
-import select
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
-import trio
-
-from portproxy.dataplane.base import BUFFER_BYTES, EVENTS, TURN_BYTES, Leg, LegOwner, Outcome
+from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Outcome
+from portproxy.dataplane.leg import Leg, LegOwner
+from portproxy.dataplane.loop import Loop
 from portproxy.dataplane.pipes import PipePool
 from portproxy.dataplane.transfer import Transfer
-from portproxy.dataplane.wheel import Timed, Wheel
 from portproxy.model import DataPlaneChoice, Limits
 
-_BATCH = 256
-"""Events a poll."""
-_BURST_POLLS = 8
-_BURST_SECONDS = 0.002
-"""After so many polls, or so long, the other tasks of the process get their turn. Measured: without
-this a 10 ms sleeper waited a second beside 512 clients."""
-_EMPTY_POLLS = 20
-"""Polls that may find nothing before the engine parks: they take trio's wake-up out of a round trip."""
 
-
-class Handler(Protocol):
-    """Who takes a descriptor's events."""
-
-    def on_events(self, mask: int) -> None:
-        """One edge: the bits of epoll_ctl(2)."""
-
-    def on_fault(self) -> None:
-        """``on_events`` raised: a fault of portproxy's own, already reported."""
-
-
-class Engine:
-    """Runs transfers. ``on_fault(what)`` is called within the except clause of a fault of our own."""
+class Engine(Loop):
+    """A loop whose sockets are legs of transfers, which share a buffer and pools of pipes."""
 
     def __init__(self, on_fault: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Handler] = {}
-        self._ready: deque[Leg] = deque()
-        self._deferred: list[Callable[[], None]] = []
-        self._closing: list[socket.socket] = []
+        super().__init__(on_fault, clock)
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._pools: dict[int, PipePool] = {}
-        self._on_fault = on_fault
-        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._parked = False
-        self._sleep = trio.CancelScope()
-        self._wake_at = math.inf
-        self.clock = clock
-        self.now = clock()
-        self.buffer = memoryview(bytearray(BUFFER_BYTES))
-        self.turns = 0
-        self.wheel = Wheel()
-        self._epoll.register(self._kick, select.EPOLLIN | select.EPOLLET)
-
-    # Descriptors.
-
-    def watch(self, fd: int, handler: Handler, events: int = EVENTS) -> None:
-        """Have ``handler`` told of the edges on ``fd``, from the state it is in now."""
-        self._epoll.register(fd, events)
-        self._handlers[fd] = handler
-
-    def unwatch(self, fd: int) -> None:
-        """Stop telling; also where another process holds the same open file description."""
-        if self._handlers.pop(fd, None):
-            self._epoll.unregister(fd)
 
     def leg(self, sock: socket.socket, owner: LegOwner) -> Leg:
         """Make a leg of a connected socket, or of one whose connect(2) is under way, and watch it."""
         leg = Leg(sock, owner)
         self.watch(leg.fd, leg)
         return leg
-
-    def close(self, leg: Leg) -> None:
-        """Close the leg's socket once the current batch of events is done; no event reaches it anymore."""
-        del self._handlers[leg.fd]
-        self._closing.append(leg.sock)
-        self._unpark()
-
-    # The contract.
 
     def start(
         self,
@@ -111,139 +47,18 @@ class Engine:
         """
         self.now = self.clock()
         transfer = Transfer(self, a, b, limits, on_end)
-        transfer.begin(dataplane, pipesize, prefix)
+        transfer.begin(dataplane, self._pool(pipesize), self._buffer, prefix)
         return transfer
-
-    # What transfers and sessions ask for.
-
-    def again(self, leg: Leg) -> None:
-        """Give ``leg`` another turn after all that is ready now."""
-        leg.queued = True
-        self._ready.append(leg)
-        self._unpark()
-
-    def defer(self, action: Callable[[], None]) -> None:
-        """Call ``action`` once the current batch of events is done."""
-        self._deferred.append(action)
-        self._unpark()
-
-    def schedule(self, item: Timed, deadline: float) -> None:
-        """Have ``item.on_deadline`` called soon after ``deadline`` (seconds of the engine's clock)."""
-        now = self.clock()
-        self.wheel.schedule(item, deadline, now)
-        next_deadline = self.wheel.next_deadline()
-        if next_deadline < self._wake_at:
-            self._wake_at = next_deadline
-            self._sleep.deadline = trio.current_time() + next_deadline - now
-
-    def pool(self, size: int) -> PipePool:
-        """The pool of pipes of ``size`` bytes."""
-        return self._pools.get(size) or self._pools.setdefault(size, PipePool(size))
 
     def free_descriptors(self) -> None:
         """Close every pooled pipe: somebody needs the descriptors more."""
         for pool in self._pools.values():
             pool.close()
 
-    # Running.
-
-    async def run(self) -> None:
-        """Turn for ever; parked, at no cost, while there is nothing to do. Cancel it to stop."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sweep)
-            while True:
-                if self._burst():
-                    await trio.lowlevel.checkpoint()
-                else:
-                    self._parked = True
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._parked = False
-
     def shut(self) -> None:
-        """Close what transfers have left to be closed, and what is the engine's own. It has stopped."""
-        self._do_deferred()
+        """Close everything that is the engine's own. It has stopped."""
+        super().shut()
         self.free_descriptors()
-        self._epoll.close()
-        os.close(self._kick)
 
-    def turn(self) -> bool:
-        """One poll and all that follows from it; whether there was anything to do."""
-        self.turns += 1
-        events = self._epoll.poll(0, _BATCH)
-        if not events and not self._busy:
-            return False
-        self.now = self.clock()
-        for fd, mask in events:
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                try:
-                    handler.on_events(mask)
-                except Exception:
-                    self._fault("an event", handler)
-        self._pass_over_ready()
-        self._do_deferred()
-        return True
-
-    @property
-    def _busy(self) -> bool:
-        return bool(self._ready or self._deferred or self._closing)
-
-    def _burst(self) -> bool:
-        """Turns until there is nothing to do, or the other tasks are due; whether there may be more."""
-        until = self.clock() + _BURST_SECONDS
-        polls = empty = 0
-        while polls < _BURST_POLLS and self.clock() < until:
-            if self.turn():
-                polls += 1
-                empty = 0
-            elif empty < _EMPTY_POLLS:
-                empty += 1
-            else:
-                return False
-        return True
-
-    def _pass_over_ready(self) -> None:
-        for _ in range(len(self._ready)):
-            leg = self._ready.popleft()
-            leg.queued = False
-            try:
-                leg.owner.turn(leg)
-            except Exception:
-                self._fault("a turn", leg)
-
-    def _do_deferred(self) -> None:
-        while self._closing:
-            self._closing.pop().close()
-        actions, self._deferred = self._deferred, []
-        for action in actions:
-            try:
-                action()
-            except Exception:
-                self._on_fault("a deferred action")
-
-    async def _sweep(self) -> None:
-        while True:
-            self._wake_at = self.wheel.next_deadline()
-            deadline = trio.current_time() + self._wake_at - self.clock()
-            with trio.CancelScope(deadline=deadline) as self._sleep:
-                await trio.sleep_forever()
-            self.now = self.clock()
-            for item in self.wheel.expired(self.now):
-                try:
-                    item.on_deadline(self.now)
-                except Exception:
-                    self._fault("a deadline", item)
-
-    def _fault(self, what: str, who: Handler | Timed) -> None:
-        """Report the exception being handled and have ``who`` give up, which may fail as well."""
-        self._on_fault(what)
-        try:
-            who.on_fault()
-        except Exception:
-            self._on_fault(f"giving up after {what}")
-
-    def _unpark(self) -> None:
-        if self._parked:
-            self._parked = False
-            # Edge-triggered: every write is an edge, so nobody needs to read the count back.
-            os.eventfd_write(self._kick, 1)
+    def _pool(self, size: int) -> PipePool:
+        return self._pools.get(size) or self._pools.setdefault(size, PipePool(size))

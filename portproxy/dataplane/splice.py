@@ -6,7 +6,8 @@ import errno
 import os
 
 from portproxy.dataplane import copy
-from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Leg, LegError, Progress
+from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Progress
+from portproxy.dataplane.leg import Leg, LegError
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _REFUSED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EPERM}

@@ -7,16 +7,15 @@ import math
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from portproxy.dataplane import copy, splice
-from portproxy.dataplane.base import Leg, LegError, Outcome, Progress, pending_error
+from portproxy.dataplane.base import Outcome, Progress
+from portproxy.dataplane.leg import Leg, LegError, pending_error
+from portproxy.dataplane.loop import Loop
+from portproxy.dataplane.pipes import PipePool
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import DataPlaneChoice, Limits
 from portproxy.reasons import Ended
-
-if TYPE_CHECKING:
-    from portproxy.dataplane.engine import Engine
 
 _RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
 _LINGER_0 = struct.pack("ii", 1, 0)
@@ -30,23 +29,34 @@ def reset(sock: socket.socket) -> None:
 class Transfer:
     """Two legs between which bytes move until both directions have ended, or one event ends both."""
 
-    __slots__ = ("_active", "_began", "_engine", "_limits", "_on_end", "bucket", "down", "ended", "up")
+    __slots__ = (
+        "_active",
+        "_began",
+        "_buffer",
+        "_limits",
+        "_loop",
+        "_on_end",
+        "bucket",
+        "down",
+        "ended",
+        "up",
+    )
 
     def __init__(
-        self, engine: Engine, up: Leg, down: Leg, limits: Limits, on_end: Callable[[Outcome], None]
+        self, loop: Loop, up: Leg, down: Leg, limits: Limits, on_end: Callable[[Outcome], None]
     ) -> None:
-        self._engine = engine
+        self._loop = loop
         self._limits = limits
         self._on_end = on_end
-        self._began = self._active = engine.now
+        self._began = self._active = loop.now
         self.bucket = NOWHERE
         self.ended = False
         self.up = up
         self.down = down
 
-    def begin(self, choice: DataPlaneChoice, pipesize: int, prefix: bytes) -> None:
+    def begin(self, choice: DataPlaneChoice, pool: PipePool, buffer: memoryview, prefix: bytes) -> None:
         """Join the legs and move what is already there; ``prefix`` goes to the upstream first."""
-        pool = self._engine.pool(pipesize)
+        self._buffer = buffer
         for leg, peer in ((self.up, self.down), (self.down, self.up)):
             leg.owner = self
             leg.peer = peer
@@ -74,9 +84,9 @@ class Transfer:
         """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
         if leg.queued or leg.ended or self.ended or not (leg.peer.writable if leg.pending else leg.readable):
             return
-        self._active = self._engine.now
+        self._active = self._loop.now
         try:
-            progress = leg.mover(leg, self._engine.buffer)
+            progress = leg.mover(leg, self._buffer)
         except LegError as failure:
             self._fail(failure.leg, failure.code)
             return
@@ -89,7 +99,7 @@ class Transfer:
         elif progress is Progress.TO_COPY:
             leg.release_pipe()
             leg.mover = copy.move
-        self._engine.again(leg)
+        self._loop.again(leg)
 
     def on_error(self, leg: Leg) -> None:
         """EPOLLERR on ``leg``: read the error, once, and end the session."""
@@ -120,13 +130,13 @@ class Transfer:
         if self.ended:
             return
         self.ended = True
-        engine, up, down = self._engine, self.up, self.down
-        engine.wheel.cancel(self)
+        loop, up, down = self._loop, self.up, self.down
+        loop.wheel.cancel(self)
         for leg in (up, down):
             leg.release_pipe()
             if reason is not Ended.FINISHED:
                 reset(leg.sock)
-            engine.close(leg)
+            loop.close(leg)
         dataplane = "splice" if up.spliced or down.spliced else "copy"
         fallbacks = up.refused + down.refused
         self._on_end(Outcome(up.ledger, down.ledger, reason, dataplane, fallbacks, error))
@@ -166,4 +176,4 @@ class Transfer:
     def _schedule(self) -> None:
         deadline = self._deadline()[1]
         if deadline < math.inf:
-            self._engine.schedule(self, deadline)
+            self._loop.schedule(self, deadline)

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from portproxy.dataplane.base import Leg, Outcome, pending_error
+from portproxy.dataplane.base import Outcome
+from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.leg import Leg, pending_error
 from portproxy.dataplane.transfer import Transfer, reset
 from portproxy.dataplane.wheel import NOWHERE
+from portproxy.model import Rule
 from portproxy.net.dial import begin_connect, connected_to_itself
-from portproxy.net.resolver import ResolveError
+from portproxy.net.resolver import ResolveError, Resolver
 from portproxy.reasons import SHORTAGE, ConnectFailed, Ended, connect_failed
 
-if TYPE_CHECKING:
-    from portproxy.relay.instance import Instance
+
+class Running(Protocol):
+    """The running rule that a session belongs to."""
+
+    rule: Rule
+    engine: Engine
+    resolver: Resolver
+    spawn: Callable[[Callable[[], Awaitable[object]]], None]
+
+    def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
+        """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
+
+    def leads_back(self, address: str, rule: Rule) -> bool:
+        """Whether ``address``, which a name gave, is a listener of this relay."""
+
+    def connected(self, seconds: float) -> None:
+        """A session's upstream answered, ``seconds`` after its client was accepted."""
+
+    def failed(self, session: Session, reason: ConnectFailed, error: int) -> None:
+        """A session got no upstream."""
+
+    def ended(self, session: Session, outcome: Outcome) -> None:
+        """A session's relaying has ended."""
 
 
 class Session:
@@ -41,7 +66,7 @@ class Session:
         "transfer",
     )
 
-    def __init__(self, instance: Instance, sock: socket.socket, peer: tuple[str, int]) -> None:
+    def __init__(self, instance: Running, sock: socket.socket, peer: tuple[str, int]) -> None:
         self.instance = instance
         self.rule = instance.rule  # the values that held when it began hold for its whole life
         self.peer = peer

@@ -17,8 +17,9 @@ from functools import lru_cache
 
 import trio
 
-from portproxy.dataplane.base import TURN_BYTES, Leg, Outcome
+from portproxy.dataplane.base import TURN_BYTES, Outcome
 from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.leg import Leg
 from portproxy.dataplane.transfer import Transfer
 from portproxy.model import DataPlaneChoice, Limits
 from portproxy.reasons import Ended

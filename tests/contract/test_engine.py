@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from portproxy.dataplane.base import Leg, Outcome, Progress
+from portproxy.dataplane.base import Outcome, Progress
+from portproxy.dataplane.leg import Leg
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import DataPlaneChoice
 from portproxy.reasons import Ended

@@ -10,7 +10,8 @@ from hashlib import sha256
 import pytest
 import trio
 
-from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Leg
+from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES
+from portproxy.dataplane.leg import Leg
 from portproxy.model import DataPlaneChoice
 from portproxy.reasons import Ended
 from tests.contract.rig import Rig, noise, reset

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from portproxy.dataplane import engine
+from portproxy.dataplane import loop
 from portproxy.net.descriptors import raise_limit
 from portproxy.reasons import ConnectFailed, Ended
 from tests.conftest import open_descriptors
@@ -154,7 +154,7 @@ class Turns(trio.abc.Instrument):
 
 async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a slow machine a burst may end for its time; it is to end for its turns here.
-    monkeypatch.setattr(engine, "_BURST_SECONDS", math.inf)
+    monkeypatch.setattr(loop, "_BURST_SECONDS", math.inf)
     clients = 512
     storm = [sys.executable, "-m", "tests.relay.storm", str(clients)]
     run = partial(
@@ -173,5 +173,5 @@ async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.M
             trio.lowlevel.remove_instrument(turns)
         nursery.cancel_scope.cancel()
     # trio wakes the sleepers that are due each time it looks, so this is how many turns one can be late by.
-    assert 1 <= turns.most <= engine._BURST_POLLS
+    assert 1 <= turns.most <= loop._BURST_POLLS
     assert relay.metric("portproxy_bytes_total", rule="rule", direction="up") > 64 * clients
