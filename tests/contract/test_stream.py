@@ -133,6 +133,17 @@ async def test_the_prefix_goes_first(rig: Rig, dataplane: DataPlaneChoice, size:
     assert session.outcome.up == Ledger(len(expected), len(expected), 0)
 
 
+async def test_what_the_engine_had_seen_before_the_start_is_not_waited_for(
+    rig: Rig, dataplane: DataPlaneChoice
+) -> None:
+    session = rig.open()
+    await rig.send(session.server, b"220 ready")
+    await rig.until(lambda: session.b.readable and session.b.writable and session.a.writable)
+    rig.begin(session, dataplane, prefix=b"prefix")
+    assert await rig.receive(session.client, 9) == b"220 ready"
+    assert await rig.receive(session.server, 6) == b"prefix"
+
+
 async def test_the_prefix_waits_for_a_full_upstream(rig: Rig, dataplane: DataPlaneChoice) -> None:
     session = rig.open(buffers=4096)
     header = bytearray()

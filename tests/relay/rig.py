@@ -22,7 +22,7 @@ from portproxy.net.resolver import Lookup, lookup
 from portproxy.reasons import ConnectFailed, Ended, Reason, Refused
 from portproxy.supervisor import Supervisor
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a test that waits for an event gives up; no test's outcome depends on less."""
 
 _METRICS = {

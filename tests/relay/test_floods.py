@@ -168,7 +168,7 @@ async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.M
             await eventually(lambda: relay.supervisor.sessions == clients)
             turns = Turns(relay)
             trio.lowlevel.add_instrument(turns)
-            for _ in range(100):
+            for _ in range(20):
                 await trio.sleep(0.01)
             trio.lowlevel.remove_instrument(turns)
         nursery.cancel_scope.cancel()
