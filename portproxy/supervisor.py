@@ -11,6 +11,7 @@ import trio
 from portproxy import counters
 from portproxy.accesslog import Record
 from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.loop import Accountable
 from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Family, Rule
@@ -20,11 +21,13 @@ from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
 from portproxy.relay.instance import Instance, Surroundings
 from portproxy.relay.port import Port
+from portproxy.relay.shortage import Shortage
 from portproxy.snapshot import RuleState, RuleStatus, Snapshot
 
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
 """Seconds between attempts to listen for a rule that failed: doubled from the first to the last."""
+_SAY_FALLBACKS_EVERY = 60.0
 
 
 class Supervisor:
@@ -43,6 +46,7 @@ class Supervisor:
         self._report = report
         self._lookup = lookup
         self._instances: dict[str, Instance] = {}
+        self._leaving: set[Instance] = set()
         self._retired: set[Instance] = set()
         self._blocks: dict[str, memoryview] = {}
         self._ports: dict[PortKey, Port] = {}
@@ -51,6 +55,9 @@ class Supervisor:
         self._idle = trio.Event()
         self._failing = trio.Event()
         self._pauses = 0
+        self._shortage = Shortage(self.engine, self._on_pause)
+        self._fallbacks = 0
+        self._fallback_said = -math.inf
         self._draining = False
         self._nursery: trio.Nursery
         self._resolver: Resolver
@@ -146,13 +153,15 @@ class Supervisor:
             for rule in config.active:
                 by_port.setdefault(port_key(rule), []).append(rule)
             before, self._instances = self._instances, self._next_instances(steps)
+            self._leaving = set(before.values()) - set(self._instances.values())
             self.config = config
             for key in steps.ports:
                 await self._arrange(key, by_port.get(key, []))
             stopped = {rule.name for rule in steps.stop}
-            for name, instance in before.items():
-                if self._instances.get(name) is not instance:
-                    self._retire(instance, config.server.draintimeout if name in stopped else math.inf)
+            for instance in self._leaving:
+                stop = instance.rule.name in stopped
+                self._retire(instance, config.server.draintimeout if stop else math.inf)
+            self._leaving = set()
             return steps
 
     def _next_instances(self, steps: Plan) -> dict[str, Instance]:
@@ -169,14 +178,21 @@ class Supervisor:
         # A rule that moves to another endpoint under its old name goes on counting.
         block = self._blocks.setdefault(rule.name, counters.new_block())
         around = Surroundings(
-            self.engine, self._resolver, self._spawn, self._leads_back, self._report, self._on_idle
+            self.engine,
+            self._resolver,
+            self._shortage,
+            self._spawn,
+            self._leads_back,
+            self._report,
+            self._on_idle,
+            self._on_fallback,
         )
         return Instance(rule, block, around)
 
     async def _arrange(self, key: PortKey, rules: list[Rule]) -> None:
         port = self._ports.get(key)
         if port is None:
-            port = self._ports[key] = Port(*key, self.engine, self._resolver, self._on_pause)
+            port = self._ports[key] = Port(*key, self.engine, self._resolver, self._shortage)
         await port.arrange(rules, self._instances)
         if not rules:
             del self._ports[key]
@@ -193,21 +209,26 @@ class Supervisor:
         _abort(instance, Ended.DRAIN)
 
     async def _retry(self) -> None:
-        """Try again to listen for rules that failed, ever more patiently."""
+        """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""
         delay = RETRY_FIRST
-        while True:
+        while not self._draining:
             if not self._errors:
-                delay = RETRY_FIRST
-                self._failing = trio.Event()
                 await self._failing.wait()
-            await trio.sleep(delay)
+            with trio.move_on_after(delay):
+                await self._failing.wait()
+                self._failing = trio.Event()
+                delay = RETRY_FIRST
+                continue
             delay = min(2 * delay, RETRY_LAST)
-            async with self._changing:
-                if self._draining:
-                    return
-                for key in [key for key, port in self._ports.items() if port.errors]:
-                    await self._arrange(key, [rule for rule in self.config.active if port_key(rule) == key])
-            self._note_errors()
+            await self._listen_again()
+
+    async def _listen_again(self) -> None:
+        async with self._changing:
+            if self._draining:
+                return
+            for key in [key for key, port in self._ports.items() if port.errors]:
+                await self._arrange(key, [rule for rule in self.config.active if port_key(rule) == key])
+        self._note_errors()
 
     def _errors_now(self) -> dict[str, str]:
         return {name: why for port in self._ports.values() for name, why in port.errors.items()}
@@ -220,14 +241,21 @@ class Supervisor:
         for name in self._errors.keys() - errors.keys():
             if name in self._instances:
                 self._log.info("a rule listens again", rule=name)
-        self._errors = errors
-        if errors:
+        if errors.keys() - self._errors.keys():
             self._failing.set()
+        self._errors = errors
 
     # What instances and acceptors tell and ask.
 
-    def _spawn(self, task: Callable[[], Awaitable[object]]) -> None:
-        self._nursery.start_soon(task)
+    def _spawn(self, task: Callable[[], Awaitable[object]], who: Accountable) -> None:
+        async def guarded() -> None:
+            try:
+                await task()
+            except Exception:
+                self._fault("a task")
+                who.on_fault()
+
+        self._nursery.start_soon(guarded)
 
     def _leads_back(self, address: str, family: Family, port: int) -> bool:
         there = self._ports.get((family, port))
@@ -253,6 +281,18 @@ class Supervisor:
                 "accepting paused; sessions go on", error=error.strerror, sessions=self.sessions
             )
 
+    def _on_fallback(self, rule: Rule, legs: int) -> None:
+        """Say that sessions are copied: once in a while, because it comes by the thousand."""
+        self._fallbacks += legs
+        now = self.engine.clock()
+        if now >= self._fallback_said + _SAY_FALLBACKS_EVERY:
+            self._log.warning(
+                "splice or its pipe was refused; sessions are copied instead",
+                rule=rule.name,
+                legs=self._fallbacks,
+            )
+            self._fallbacks, self._fallback_said = 0, now
+
     def _fault(self, what: str) -> None:
         error = sys.exception()
         assert error
@@ -265,6 +305,7 @@ class Supervisor:
 
     def _all_instances(self) -> Iterator[Instance]:
         yield from self._instances.values()
+        yield from self._leaving
         yield from self._retired
 
 

@@ -32,14 +32,18 @@ _EMPTY_POLLS = 20
 """Polls that may find nothing before the engine parks: they take trio's wake-up out of a round trip."""
 
 
-class Handler(Protocol):
+class Accountable(Protocol):
+    """Who suffers from a fault of portproxy's own."""
+
+    def on_fault(self) -> None:
+        """What was done for it raised an exception, which has been reported: give up."""
+
+
+class Handler(Accountable, Protocol):
     """Who takes a descriptor's events."""
 
     def on_events(self, mask: int) -> None:
         """One edge: the bits of epoll_ctl(2)."""
-
-    def on_fault(self) -> None:
-        """``on_events`` raised: a fault of portproxy's own, already reported."""
 
 
 class Loop:
@@ -50,7 +54,7 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._ready: deque[Leg] = deque()
-        self._deferred: list[Callable[[], None]] = []
+        self._deferred: list[tuple[Callable[[], None], Accountable]] = []
         self._closing: list[socket.socket] = []
         self._on_fault = on_fault
         self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -89,9 +93,9 @@ class Loop:
         self._ready.append(leg)
         self._unpark()
 
-    def defer(self, action: Callable[[], None]) -> None:
-        """Call ``action`` once the current batch of events is done."""
-        self._deferred.append(action)
+    def defer(self, action: Callable[[], None], who: Accountable) -> None:
+        """Call ``action``, which concerns ``who``, once the current batch of events is done."""
+        self._deferred.append((action, who))
         self._unpark()
 
     def schedule(self, item: Timed, deadline: float) -> None:
@@ -172,11 +176,11 @@ class Loop:
         while self._closing:
             self._closing.pop().close()
         actions, self._deferred = self._deferred, []
-        for action in actions:
+        for action, who in actions:
             try:
                 action()
             except Exception:
-                self._on_fault("a deferred action")
+                self._fault("a deferred action", who)
 
     async def _sweep(self) -> None:
         while True:
@@ -191,7 +195,7 @@ class Loop:
                 except Exception:
                     self._fault("a deadline", item)
 
-    def _fault(self, what: str, who: Handler | Timed) -> None:
+    def _fault(self, what: str, who: Accountable) -> None:
         """Report the exception being handled and have ``who`` give up, which may fail as well."""
         self._on_fault(what)
         try:

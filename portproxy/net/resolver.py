@@ -95,7 +95,7 @@ class Resolver:
                 error = "" if addresses else "no address in this family"
             except OSError as failure:
                 error = failure.strerror or str(failure)
-            except UnicodeError as failure:
+            except ValueError as failure:  # UnicodeError is one
                 error = f"not a host name ({failure})"
         _store(entry, addresses, f"{name}: {error}" if error else "", trio.current_time())
         assert entry.arrived is not None

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.net.listeners import PASSING
 from portproxy.net.tcp import normalised, same_options, set_options
 from portproxy.relay.instance import Instance
+from portproxy.relay.shortage import Shortage
 
 _AT_ONCE = 16
 """Connections accepted a wake, so that a flood of them does not hold up those that relay."""
-_PAUSE = 0.25
-"""Seconds until accept is tried again after it failed: descriptors or memory have run out."""
 
 
 class Acceptor:
     """One listening socket and the rules that share it.
 
     ``default`` takes the connections, but for those made to an address in ``specific``: a rule on
-    ``*`` and rules on specific addresses of one port share the wildcard's socket. ``on_pause(error)``
-    hears once when accept fails (a shortage, as a rule), and with None when that is over.
+    ``*`` and rules on specific addresses of one port share the wildcard's socket. Whatever accept
+    fails by is taken for a ``shortage``.
     """
 
     def __init__(
@@ -32,12 +30,11 @@ class Acceptor:
         sock: socket.socket,
         default: Instance,
         specific: dict[str, Instance],
-        on_pause: Callable[[OSError | None], None],
+        shortage: Shortage,
     ) -> None:
         self._engine = engine
         self._sock = sock
-        self._on_pause = on_pause
-        self._paused = False
+        self._shortage = shortage
         self._options = default.rule
         self.bucket = NOWHERE
         self.default = default
@@ -83,42 +80,40 @@ class Acceptor:
 
     def on_events(self, mask: int) -> None:
         """Connections are queued; they are accepted once the batch is done."""
-        self._engine.defer(self._accept_some)
+        self._engine.defer(self._accept_some, self)
 
     def on_fault(self) -> None:
-        """A fault of portproxy's own, already reported, concerns one connection; go on listening."""
-        self._engine.defer(self._accept_some)
+        """A fault of portproxy's own, already reported, concerns one connection; go on with the others."""
+        self._engine.defer(self._accept_some, self)
 
     def on_deadline(self, now: float) -> None:
         """The pause is over. An edge-triggered listener gets no second edge for what is queued."""
-        self._engine.defer(self._accept_some)
+        self._engine.defer(self._accept_some, self)
 
     def _accept_some(self) -> None:
         if self._sock.fileno() < 0:
             return
-        more = True
-        try:
-            for _ in range(_AT_ONCE):
-                more = self._accept_one()
-                if not more:
-                    break
-        finally:
-            if more:  # also after a fault with one connection: no new edge will come for the others
-                self._engine.defer(self._accept_some)
+        for _ in range(_AT_ONCE):
+            if self._shortage.lasts:
+                self._engine.schedule(self, self._shortage.until)
+                return
+            if not self._accept_one():
+                return
+        self._engine.defer(self._accept_some, self)
 
     def _accept_one(self) -> bool:
         """Accept one connection; False when there is none, or none can be taken now."""
         try:
             sock, sockaddr = self._sock.accept()
         except BlockingIOError:
-            self._resume()  # a shortage is reported whether anybody waits or not
+            self._shortage.end()
             return False
         except OSError as error:
             if error.errno in PASSING:
                 return True
-            self._pause(error)
+            self._shortage.begin(error)
+            self._engine.schedule(self, self._shortage.until)
             return False
-        self._resume()
         sock.setblocking(False)
         instance = self._instance_for(sock)
         instance.admit(sock, sockaddr, set_tcp_options=not same_options(instance.rule, self._options))
@@ -128,15 +123,3 @@ class Acceptor:
         if not self.specific:
             return self.default
         return self.specific.get(normalised(sock.getsockname()), self.default)
-
-    def _pause(self, error: OSError) -> None:
-        self._engine.free_descriptors()
-        self._engine.schedule(self, self._engine.clock() + _PAUSE)
-        if not self._paused:
-            self._paused = True
-            self._on_pause(error)
-
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._on_pause(None)

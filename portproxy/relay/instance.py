@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from portproxy.model import Family, Rule, literal
 from portproxy.net.resolver import Resolver
 from portproxy.net.tcp import SockAddr, endpoint_text, normalised, set_options
 from portproxy.reasons import ConnectFailed, Ended, Refused
-from portproxy.relay.session import Session
+from portproxy.relay.session import Session, Spawn
+from portproxy.relay.shortage import Shortage
 
 
 class Moved(NamedTuple):
@@ -40,15 +41,18 @@ class Surroundings:
     """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
 
     ``leads_back(address, family, port)`` says whether dialling there would reach a listener of this
-    relay; ``spawn`` starts a task that outlives the caller.
+    relay; ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule,
+    legs)`` of splice refused.
     """
 
     engine: Engine
     resolver: Resolver
-    spawn: Callable[[Callable[[], Awaitable[object]]], None]
+    shortage: Shortage
+    spawn: Spawn
     leads_back: Callable[[str, Family, int], bool]
     report: Callable[[Record], None] | None
     on_idle: Callable[[], None]
+    on_fallback: Callable[[Rule, int], None]
 
 
 class Instance:
@@ -60,6 +64,7 @@ class Instance:
         self.sessions: set[Session] = set()
         self.engine = surroundings.engine
         self.resolver = surroundings.resolver
+        self.shortage = surroundings.shortage
         self.spawn = surroundings.spawn
         self._around = surroundings
         self._literal = literal(rule.connect.address) is not None
@@ -122,7 +127,9 @@ class Instance:
         block, up, down = self.block, outcome.up, outcome.down
         block[counters.ENDED + outcome.reason.slot] += 1
         block[counters.SPLICED if outcome.dataplane == "splice" else counters.COPIED] += 1
-        block[counters.FALLBACKS] += outcome.fallbacks
+        if outcome.fallbacks:
+            block[counters.FALLBACKS] += outcome.fallbacks
+            self._around.on_fallback(session.rule, outcome.fallbacks)
         _add(block, counters.UP, up)
         _add(block, counters.DOWN, down)
         self._leave(session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 from portproxy.dataplane.engine import Engine
 from portproxy.model import Family, Rule, literal
@@ -14,6 +14,7 @@ from portproxy.net.resolver import ResolveError, Resolver
 from portproxy.reconcile import Listening, layout
 from portproxy.relay.acceptor import Acceptor
 from portproxy.relay.instance import Instance
+from portproxy.relay.shortage import Shortage
 
 _RESOLVE_LISTEN = 5.0
 """Seconds a listen address that is a name has to resolve."""
@@ -31,13 +32,13 @@ class Port:
         port: int,
         engine: Engine,
         resolver: Resolver,
-        on_pause: Callable[[OSError | None], None],
+        shortage: Shortage,
     ) -> None:
         self._family = family
         self._port = port
         self._engine = engine
         self._resolver = resolver
-        self._on_pause = on_pause
+        self._shortage = shortage
         self._acceptors: dict[str, Acceptor] = {}
         self.errors: dict[str, str] = {}
 
@@ -92,7 +93,7 @@ class Port:
             self.errors[listening.default.name] = self._explain(error, listening.address)
         else:
             self._acceptors[listening.address] = Acceptor(
-                self._engine, sock, default, specific, self._on_pause
+                self._engine, sock, default, specific, self._shortage
             )
 
     async def _by_address(

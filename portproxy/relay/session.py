@@ -10,12 +10,17 @@ from typing import Protocol
 from portproxy.dataplane.base import Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.leg import Leg, pending_error
+from portproxy.dataplane.loop import Accountable
 from portproxy.dataplane.transfer import Transfer, reset
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import Rule
 from portproxy.net.dial import begin_connect, connected_to_itself
 from portproxy.net.resolver import ResolveError, Resolver
 from portproxy.reasons import SHORTAGE, ConnectFailed, Ended, connect_failed
+from portproxy.relay.shortage import Shortage
+
+Spawn = Callable[[Callable[[], Awaitable[object]], Accountable], None]
+"""Starts a task, for somebody, that outlives the caller."""
 
 
 class Running(Protocol):
@@ -24,7 +29,8 @@ class Running(Protocol):
     rule: Rule
     engine: Engine
     resolver: Resolver
-    spawn: Callable[[Callable[[], Awaitable[object]]], None]
+    shortage: Shortage
+    spawn: Spawn
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
@@ -97,7 +103,7 @@ class Session:
             self._give_up(ConnectFailed.RESOLVE)
             return
         if addresses is None:
-            self.instance.spawn(self._resolve)
+            self.instance.spawn(self._resolve, self)
         else:
             self._dial_each(addresses)
 
@@ -135,7 +141,7 @@ class Session:
             except OSError as error:
                 self._error = error.errno or errno.EIO
                 if self._error in SHORTAGE:
-                    engine.free_descriptors()
+                    self.instance.shortage.begin(error)
                     break
                 continue
             self._upstream = engine.leg(sock, self)
@@ -148,7 +154,7 @@ class Session:
         self._error = error
         self._drop_upstream()
         self.instance.engine.wheel.cancel(self)
-        self.instance.engine.defer(self._dial_next)
+        self.instance.engine.defer(self._dial_next, self)
 
     def _drop_upstream(self) -> None:
         if self._upstream:

@@ -88,6 +88,21 @@ async def test_an_idle_connection_holds_no_pipe(rig: Rig, dataplane: DataPlaneCh
         assert pipe_ends() == before
 
 
+async def test_a_half_closed_connection_holds_no_pipe(
+    rig: Rig, dataplane: DataPlaneChoice, side: str
+) -> None:
+    before = pipe_ends()
+    session = rig.start(dataplane)
+    data = noise(1 << 20)
+    await rig.send_unturned(session.end(side), data)
+    session.end(side).shutdown(socket.SHUT_WR)
+    assert await rig.receive_end(session.other(side)) == data
+    await rig.settle()
+    assert session.a.pipe is session.b.pipe is None
+    rig.engine.free_descriptors()
+    assert pipe_ends() == before
+
+
 async def test_a_stopped_reader_that_goes_on_gives_its_pipe_back(
     rig: Rig, dataplane: DataPlaneChoice
 ) -> None:

@@ -29,6 +29,7 @@ from tests.relay.rig import (
     send_all,
     to,
     upstream,
+    was_reset,
 )
 from tests.relay.served import Served, serving, table
 
@@ -67,7 +68,7 @@ async def test_accepting_pauses_while_descriptors_are_short(tmp_path: Path) -> N
             # No connection is new since; a timer sees to those that wait.
             for client in waiting:
                 await round_trip(client)
-            await served.said("accepting again")  # and perhaps once more, while those three are ending
+            # They took the last descriptors, so it is over only when these are given back.
             stack.close()  # a scrape takes descriptors too
             await eventually(lambda: len(served.records) == 13)
             pauses = len(await served.said("accepting paused"))
@@ -76,6 +77,28 @@ async def test_accepting_pauses_while_descriptors_are_short(tmp_path: Path) -> N
             assert {record["reason"] for record in served.records} == {"finished"}
             served.signal(signal.SIGTERM)
             assert await served.process.wait() == 0
+
+
+async def test_the_last_descriptor_is_not_spent_on_one_client_after_another(tmp_path: Path) -> None:
+    """It serves to accept a client, but not to dial for it."""
+    with upstream() as service, ExitStack() as stack:
+        rule = to(service)
+        async with (
+            beside(partial(echo, service)),
+            serving(tmp_path / "f", SERVER, table(rule)) as served,
+        ):
+            leave(served, 2 * 2 + 1)
+            holders = [stack.enter_context(dial(rule)) for _ in range(2)]
+            for holder in holders:
+                await round_trip(holder)
+            assert await was_reset(stack.enter_context(dial(rule)))
+            (pause,) = await served.said("accepting paused")
+            assert pause["error"] == "Too many open files"
+            await eventually(lambda: len(served.records) == 1)
+            assert served.records[0]["reason"] == "connect-descriptors"
+            holders[0].close()
+            await served.said("accepting again")
+            await round_trip(stack.enter_context(dial(rule)))
 
 
 async def scrape(port: int) -> str:
@@ -118,6 +141,7 @@ async def test_without_pipes_copy_serves() -> None:
         assert (record.reason, record.dataplane) == ("finished", "copy")
         assert (record.up_delivered, record.down_delivered) == (len(data), len(data))
         assert relay.metric("portproxy_splice_fallbacks_total", rule="rule") == 2
+        assert (await relay.said("splice or its pipe was refused")).fields == {"rule": "rule", "legs": 2}
         assert relay.metric("portproxy_dataplane_sessions_total", rule="rule", dataplane="copy") == 1
 
 
