@@ -61,6 +61,7 @@ class Supervisor:
         self._draining = False
         self._nursery: trio.Nursery
         self._resolver: Resolver
+        self._around: Surroundings
 
     async def run(
         self, config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -73,6 +74,16 @@ class Supervisor:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._resolver = Resolver(self._nursery, self._lookup)
+                self._around = Surroundings(
+                    self.engine,
+                    self._resolver,
+                    self._shortage,
+                    self._spawn,
+                    self._leads_back,
+                    self._report,
+                    self._on_idle,
+                    self._on_fallback,
+                )
                 self._nursery.start_soon(self.engine.run)
                 await self._apply(config)
                 self._errors = self._errors_now()
@@ -149,14 +160,10 @@ class Supervisor:
     async def _apply(self, config: Config) -> Plan:
         async with self._changing:
             steps = plan(self.config, config)
-            by_port: dict[PortKey, list[Rule]] = {}
-            for rule in config.active:
-                by_port.setdefault(port_key(rule), []).append(rule)
             before, self._instances = self._instances, self._next_instances(steps)
             self._leaving = set(before.values()) - set(self._instances.values())
             self.config = config
-            for key in steps.ports:
-                await self._arrange(key, by_port.get(key, []))
+            await self._arrange(steps.ports)
             stopped = {rule.name for rule in steps.stop}
             for instance in self._leaving:
                 stop = instance.rule.name in stopped
@@ -177,25 +184,20 @@ class Supervisor:
     def _new_instance(self, rule: Rule) -> Instance:
         # A rule that moves to another endpoint under its old name goes on counting.
         block = self._blocks.setdefault(rule.name, counters.new_block())
-        around = Surroundings(
-            self.engine,
-            self._resolver,
-            self._shortage,
-            self._spawn,
-            self._leads_back,
-            self._report,
-            self._on_idle,
-            self._on_fallback,
-        )
-        return Instance(rule, block, around)
+        return Instance(rule, block, self._around)
 
-    async def _arrange(self, key: PortKey, rules: list[Rule]) -> None:
-        port = self._ports.get(key)
-        if port is None:
-            port = self._ports[key] = Port(*key, self.engine, self._resolver, self._shortage)
-        await port.arrange(rules, self._instances)
-        if not rules:
-            del self._ports[key]
+    async def _arrange(self, keys: Sequence[PortKey]) -> None:
+        rules: dict[PortKey, list[Rule]] = {key: [] for key in keys}
+        for rule in self.config.active:
+            if port_key(rule) in rules:
+                rules[port_key(rule)].append(rule)
+        for key in keys:
+            port = self._ports.get(key)
+            if port is None:
+                port = self._ports[key] = Port(*key, self.engine, self._resolver, self._shortage)
+            await port.arrange(rules[key], self._instances)
+            if not rules[key]:
+                del self._ports[key]
 
     def _retire(self, instance: Instance, within: float) -> None:
         """Let the sessions of a rule that is gone end by themselves, ``within`` seconds at most."""
@@ -226,8 +228,7 @@ class Supervisor:
         async with self._changing:
             if self._draining:
                 return
-            for key in [key for key, port in self._ports.items() if port.errors]:
-                await self._arrange(key, [rule for rule in self.config.active if port_key(rule) == key])
+            await self._arrange([key for key, port in self._ports.items() if port.errors])
         self._note_errors()
 
     def _errors_now(self) -> dict[str, str]:
