@@ -67,7 +67,8 @@ class Resolver:
     async def resolve(self, name: str, family: Family, within: float) -> tuple[str, ...]:
         """The addresses, waiting ``within`` seconds at most. Raises ResolveError.
 
-        One look-up per name is in flight; whoever asks meanwhile waits for the same one.
+        One look-up per name is in flight, until its thread is back; whoever asks meanwhile waits for the
+        same one, for as long as it likes itself.
         """
         answer = self.fresh(name, family)
         if answer is not None:
@@ -76,35 +77,34 @@ class Resolver:
         entry = self._entries.setdefault((name, family), _Entry())
         if entry.arrived is None:
             entry.arrived = trio.Event()
-            # A name that has answered before leaves time to serve its last good answer.
-            patience = within / 2 if entry.addresses else within
-            self._nursery.start_soon(self._ask, name, family, entry, patience)
-        with trio.move_on_after(within):
+            self._nursery.start_soon(self._ask, name, family, entry)
+        # A name that has answered before leaves time to connect to its last good answer.
+        patience = within / 2 if entry.addresses else within
+        with trio.move_on_after(patience):
             await entry.arrived.wait()
             return _answer(entry)
-        raise ResolveError(f"{name}: no answer within {within:g} s")
+        _store(entry, (), f"{name}: no answer within {patience:g} s", trio.current_time())
+        return _answer(entry)
 
-    async def _ask(self, name: str, family: Family, entry: _Entry, patience: float) -> None:
+    async def _ask(self, name: str, family: Family, entry: _Entry) -> None:
         addresses: tuple[str, ...] = ()
-        error = f"no answer within {patience:g} s"
-        with trio.move_on_after(patience):
-            try:
-                addresses = await trio.to_thread.run_sync(
-                    self._lookup, name, family, abandon_on_cancel=True, limiter=self._threads
-                )
-                error = "" if addresses else "no address in this family"
-            except OSError as failure:
-                error = failure.strerror or str(failure)
-            except ValueError as failure:  # UnicodeError is one
-                error = f"not a host name ({failure})"
-        _store(entry, addresses, f"{name}: {error}" if error else "", trio.current_time())
+        try:
+            addresses = await trio.to_thread.run_sync(
+                self._lookup, name, family, abandon_on_cancel=True, limiter=self._threads
+            )
+            error = "no address in this family"
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        except ValueError as failure:  # UnicodeError is one
+            error = f"not a host name ({failure})"
+        _store(entry, addresses, f"{name}: {error}", trio.current_time())
         assert entry.arrived is not None
         entry.arrived.set()
         entry.arrived = None
 
 
 def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float) -> None:
-    """Take a look-up's result into ``entry``."""
+    """Take ``addresses`` into ``entry``, or where there are none, ``error``."""
     entry.error = error
     if addresses:
         entry.addresses = addresses
