@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,6 +15,7 @@ from typing import NoReturn
 import click
 
 from portproxy import __version__, config
+from portproxy.control.place import default_control
 from portproxy.errors import ConfigError, PortproxyError, printable
 from portproxy.model import Config
 
@@ -70,7 +69,6 @@ def serve(path: str | None, rules: tuple[str, ...], status: str | None, control:
         return _load(path, rules, status, control)
 
     loaded = load()
-    _require_rules(loaded)
     import trio
 
     from portproxy.serve import serve as run
@@ -89,10 +87,9 @@ def check(path: str | None, rules: tuple[str, ...], status: str | None, control:
     The exit code is 0, or 2 where there are problems.
     """
     loaded = _load(path, rules, status, control)
-    _require_rules(loaded)
     from portproxy.table import show
 
-    _say(show(loaded, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+    click.echo(show(loaded, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 @portproxy.command()
@@ -105,7 +102,7 @@ def demo() -> None:
     """
     from portproxy.demo import run
 
-    run(_say)
+    run(click.echo)
 
 
 @portproxy.command()
@@ -118,8 +115,13 @@ def health(path: str | None, control: str | None, status: str | None) -> None:
     Says why in one line; the exit code is 0 where all of them do, else 1. Asks over the control
     socket, or the status endpoint where that is off.
     """
-    server, problems = config.load_server(_path(path), os.environ, status=status, control=control)
-    _complain(problems)
+    server = config.load_server(
+        _path(path),
+        os.environ,
+        status=status,
+        control=control,
+        default_control=default_control(os.geteuid(), os.environ),
+    )
     from portproxy.control import client
     from portproxy.wire.control_frames import Request
 
@@ -129,23 +131,23 @@ def health(path: str | None, control: str | None, status: str | None) -> None:
         reply = client.health_over_http(server.status)
     else:
         raise ConfigError(["health: the control socket is off; name one with --control, or use --status"])
-    _say(printable(reply.text))
+    click.echo(printable(reply.text))
     sys.exit(0 if reply.ok else 1)
 
 
 def _load(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> Config:
+    """What is to be run, with a rule at least; raises ConfigError."""
     from portproxy.net.dial import is_local
 
-    return config.load(_path(path), rules, os.environ, status=status, control=control, is_local=is_local)
-
-
-def _path(given: str | None) -> str | None:
-    if given is None and os.path.exists(config.DEFAULT_PATH):
-        return config.DEFAULT_PATH
-    return given
-
-
-def _require_rules(loaded: Config) -> None:
+    loaded = config.load(
+        _path(path),
+        rules,
+        os.environ,
+        status=status,
+        control=control,
+        default_control=default_control(os.geteuid(), os.environ),
+        is_local=is_local,
+    )
     if not loaded.rules:
         raise ConfigError(
             [
@@ -153,6 +155,22 @@ def _require_rules(loaded: Config) -> None:
                 "as in --rule 'v6tov4 listenport=8080 connectport=80'"
             ]
         )
+    return loaded
+
+
+def _path(given: str | None) -> str | None:
+    """The file to read; raises ConfigError for an empty name."""
+    if given == "":
+        raise ConfigError(["-c is empty; name a file, or leave it out"])
+    if given is not None:
+        return given
+    try:
+        os.stat(config.DEFAULT_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # It may be there: whoever reads it says why that fails.
+    return config.DEFAULT_PATH
 
 
 def main() -> NoReturn:
@@ -168,8 +186,12 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _complain([_usage(error)])
         code = 2
-    except (click.Abort, KeyboardInterrupt):
-        code = 128 + signal.SIGINT
+    except OSError as error:
+        # Nothing else is written from here; help and version are, by click itself.
+        _complain([f"standard output: {error.strerror}"])
+        # What is buffered would be tried again, and fail with a traceback, when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
     sys.exit(code)
 
 
@@ -192,18 +214,6 @@ def _usage(error: click.ClickException) -> str:
     message = printable(error.format_message())
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{message} Try '{context.command_path} --help'." if context else message
-
-
-def _say(text: str) -> None:
-    """Write ``text`` on standard output; raises PortproxyError where the disk under it is full."""
-    try:
-        click.echo(text)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has seen enough; click ends quietly
-            raise
-        # What is buffered would be tried again, and fail with a traceback, when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise PortproxyError(f"standard output: {error.strerror}") from None
 
 
 def _complain(lines: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ def run(say: Say) -> None:
 async def _demo(say: Say) -> None:
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        socket.create_server(("127.0.0.1", 0)) as service,
+        listen_on("127.0.0.1") as service,
     ):
         board = _Board()
         log = Log(lambda event: say(encode_console(event).decode().rstrip()))
@@ -146,8 +146,17 @@ async def _fetch(port: int) -> str:
     return reply.partition(b"\r\n\r\n")[2].decode().strip()
 
 
+def listen_on(host: str) -> socket.socket:
+    """A listening socket on a free port of ``host``, an IP address. Raises StartError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, 0), family=family)
+    except OSError as error:
+        raise StartError(f"demo: cannot listen on {host}: {error.strerror}") from None
+
+
 def _free_port() -> int:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+    with listen_on("::1") as probe:
         return int(probe.getsockname()[1])
 
 

@@ -66,14 +66,21 @@ class Ended(Reason):
 
 
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
-_LOCAL = {errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EACCES, errno.EPERM, errno.EINVAL}
-SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-"""What accept, socket and pipe answer when descriptors or kernel memory run out."""
+_LOCAL = {
+    errno.EADDRNOTAVAIL,
+    errno.EADDRINUSE,
+    errno.EAGAIN,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EINVAL,
+}
+SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}
+"""What accept(2), socket(2) and epoll_ctl(2) answer when descriptors, memory or watches run out."""
 
 
 def connect_failed(code: int) -> ConnectFailed:
     """The reason for a dial that failed with errno ``code`` (connect(2), socket(2), bind(2))."""
-    if code in (errno.ECONNREFUSED, errno.ECONNRESET):
+    if code == errno.ECONNREFUSED:
         return ConnectFailed.REFUSED
     if code == errno.ETIMEDOUT:
         return ConnectFailed.TIMEOUT

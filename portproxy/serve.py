@@ -82,7 +82,7 @@ async def serve(config: Config, load: Load) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(logs.run)
             try:
-                await _relay(config, load, logs, signals)
+                await _Relay(config, load, logs).run(signals)
             except* PortproxyError as group:
                 failures += _leaves(group)
             nursery.cancel_scope.cancel()
@@ -90,26 +90,93 @@ async def serve(config: Config, load: Load) -> None:
         raise failures[0]
 
 
-async def _relay(config: Config, load: Load, logs: Logs, signals: AsyncIterator[int]) -> None:
-    supervisor = Supervisor(logs.log, logs.report)
+class _Relay:
+    """The relay's life: starting, running, draining. Signals are obeyed in each."""
 
-    def snapshot() -> Snapshot:
-        return supervisor.snapshot(logs.lost)
+    def __init__(self, config: Config, load: Load, logs: Logs) -> None:
+        self._config = config
+        self._load = load
+        self._logs = logs
+        self._log = logs.log
+        self._supervisor = Supervisor(logs.log, logs.report)
+        self._reload_asked = trio.Event()
+        self._stop_asked = trio.Event()
 
-    limit = raise_limit()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run, config)
-        if config.server.status:
+    async def run(self, signals: AsyncIterator[int]) -> None:
+        """Run until a signal says to stop, and what follows from that. Raises StartError."""
+        limit = raise_limit()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._obey, signals)
+            async with trio.open_nursery() as living:
+                living.start_soon(self._until_stopped, living.cancel_scope)
+                await self._start(nursery)
+                _say_ready(self._log, self._config, limit)
+                await self._reload_when_asked()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._logs.reopen()
+                self._reload_asked.set()
+            elif self._stop_asked.is_set():
+                self._log.warning("second signal", sessions_reset=self._supervisor.sessions)
+                self._supervisor.end_sessions(Ended.SHUTDOWN)
+            else:
+                self._stop_asked.set()
+
+    async def _until_stopped(self, living: trio.CancelScope) -> None:
+        await self._stop_asked.wait()
+        living.cancel()
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        server = self._config.server
+        await nursery.start(self._supervisor.run, self._config)
+        if server.status:
             # Only here: it brings h11 and prometheus_client, which a plain relay has no use for.
             from portproxy.status.server import bind_status, serve_status
 
-            await nursery.start(serve_status, bind_status(config.server.status), snapshot)
-        if config.server.control:
-            handlers = {"health": lambda request: health_reply(snapshot())}
-            await nursery.start(serve_control, config.server.control, handlers)
-        _say_ready(logs.log, config, limit)
-        await _obey(signals, supervisor, load, logs)
-        nursery.cancel_scope.cancel()
+            await nursery.start(serve_status, bind_status(server.status), self._snapshot)
+        if server.control:
+            handlers = {"health": lambda request: health_reply(self._snapshot())}
+            await nursery.start(serve_control, server.control, handlers)
+
+    def _snapshot(self) -> Snapshot:
+        return self._supervisor.snapshot(self._logs.lost)
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked = trio.Event()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        log, running = self._log, self._supervisor.config.server
+        try:
+            config = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+        except PortproxyError as error:
+            for line in error.lines:
+                log.error("not reloaded", problem=line)
+            return
+        for key in _AT_START_ONLY:
+            if getattr(config.server, key) != getattr(running, key):
+                log.warning("takes effect at the next start only", key=f"[server] {key}")
+        for warning in config.warnings:
+            log.warning(warning)
+        log.info("reloaded", plan=await self._supervisor.reload(config))
+
+    async def _drain(self) -> None:
+        self._log.info(
+            "stopping; a second signal ends the sessions at once",
+            sessions=self._supervisor.sessions,
+            draintimeout=f"{self._supervisor.config.server.draintimeout:g}s",
+        )
+        await self._supervisor.drain()
+        lost = {name: lines for name, lines in self._logs.lost.items() if lines}
+        if lost:
+            self._log.warning("log lines were lost", **lost)
+        self._log.info("stopped")
 
 
 def _say_ready(log: Log, config: Config, limit: int) -> None:
@@ -127,47 +194,6 @@ def _say_ready(log: Log, config: Config, limit: int) -> None:
         descriptors=limit,
         sessions_allowed=sessions_within(limit),
     )
-
-
-async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, load: Load, logs: Logs) -> None:
-    """Do what signals ask for, until the relay has stopped."""
-    async for number in signals:
-        if number != signal.SIGHUP:
-            break
-        logs.reopen()
-        await _reload(supervisor, load, logs.log)
-    logs.log.info(
-        "stopping; a second signal ends the sessions at once",
-        sessions=supervisor.sessions,
-        draintimeout=supervisor.config.server.draintimeout,
-    )
-
-    async def hurry() -> None:
-        async for number in signals:
-            if number != signal.SIGHUP:
-                logs.log.warning("second signal", sessions_reset=supervisor.sessions)
-                supervisor.end_sessions(Ended.SHUTDOWN)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hurry)
-        await supervisor.drain()
-        nursery.cancel_scope.cancel()
-    logs.log.info("stopped")
-
-
-async def _reload(supervisor: Supervisor, load: Load, log: Log) -> None:
-    try:
-        config = await trio.to_thread.run_sync(load)
-    except PortproxyError as error:
-        for line in error.lines:
-            log.error("not reloaded", problem=line)
-        return
-    for key in _AT_START_ONLY:
-        if getattr(config.server, key) != getattr(supervisor.config.server, key):
-            log.warning("takes effect at the next start only", key=f"[server] {key}")
-    for warning in config.warnings:
-        log.warning(warning)
-    log.info("reloaded", plan=await supervisor.reload(config))
 
 
 def _leaves(group: BaseExceptionGroup[PortproxyError]) -> list[PortproxyError]:

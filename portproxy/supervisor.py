@@ -14,12 +14,13 @@ from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.loop import Accountable
 from portproxy.errors import StartError
 from portproxy.log import Log
-from portproxy.model import Config, Family, Rule
-from portproxy.net.dial import is_local
-from portproxy.net.resolver import Lookup, Resolver, lookup
+from portproxy.model import Config, Rule
+from portproxy.net.holder import who_holds
+from portproxy.net.resolver import Lookup, ResolveError, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
 from portproxy.relay.instance import Instance, Surroundings
+from portproxy.relay.names import ListenNames
 from portproxy.relay.port import Port
 from portproxy.relay.shortage import Shortage
 from portproxy.snapshot import RuleState, RuleStatus, Snapshot
@@ -28,6 +29,8 @@ RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
 """Seconds between attempts to listen for a rule that failed: doubled from the first to the last."""
 _SAY_FALLBACKS_EVERY = 60.0
+_ARRANGED_AT_ONCE = 32
+"""Ports that are arranged between two turns of those that relay."""
 
 
 class Supervisor:
@@ -48,7 +51,6 @@ class Supervisor:
         self._instances: dict[str, Instance] = {}
         self._leaving: set[Instance] = set()
         self._retired: set[Instance] = set()
-        self._blocks: dict[str, memoryview] = {}
         self._ports: dict[PortKey, Port] = {}
         self._errors: dict[str, str] = {}
         self._changing = trio.Lock()
@@ -59,8 +61,9 @@ class Supervisor:
         self._fallbacks = 0
         self._fallback_said = -math.inf
         self._draining = False
+        self._retrying = trio.CancelScope()
         self._nursery: trio.Nursery
-        self._resolver: Resolver
+        self._names: ListenNames
         self._around: Surroundings
 
     async def run(
@@ -73,10 +76,11 @@ class Supervisor:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                self._resolver = Resolver(self._nursery, self._lookup)
+                resolver = Resolver(self._nursery, self._lookup)
+                self._names = ListenNames(resolver)
                 self._around = Surroundings(
                     self.engine,
-                    self._resolver,
+                    resolver,
                     self._shortage,
                     self._spawn,
                     self._leads_back,
@@ -96,6 +100,7 @@ class Supervisor:
             for port in self._ports.values():
                 port.abandon()
             self.end_sessions(Ended.SHUTDOWN)
+            self._shortage.close()
             self.engine.shut()
         if self._errors:
             raise StartError(*(f"rule {name}: {why}" for name, why in self._errors.items()))
@@ -115,6 +120,7 @@ class Supervisor:
         Sessions that are left then are reset.
         """
         self._draining = True
+        self._retrying.cancel()
         async with self._changing:
             for port in self._ports.values():
                 port.close()
@@ -159,51 +165,69 @@ class Supervisor:
 
     async def _apply(self, config: Config) -> Plan:
         async with self._changing:
+            await self._names.look_up(config.active)
             steps = plan(self.config, config)
             before, self._instances = self._instances, self._next_instances(steps)
             self._leaving = set(before.values()) - set(self._instances.values())
             self.config = config
             await self._arrange(steps.ports)
-            stopped = {rule.name for rule in steps.stop}
-            for instance in self._leaving:
-                stop = instance.rule.name in stopped
-                self._retire(instance, config.server.draintimeout if stop else math.inf)
-            self._leaving = set()
+            self._retire(config.server.draintimeout)
+            self.engine.keep_pools({rule.pipesize for rule in config.active})
             return steps
 
     def _next_instances(self, steps: Plan) -> dict[str, Instance]:
         instances = {rule.name: self._instances[rule.name] for rule in steps.keep}
         for was, rule in steps.change:
-            if was.name == rule.name:
-                instances[rule.name] = self._instances[rule.name]
-                instances[rule.name].change(rule)
-            else:
-                instances[rule.name] = self._new_instance(rule)
-        return instances | {rule.name: self._new_instance(rule) for rule in steps.start}
-
-    def _new_instance(self, rule: Rule) -> Instance:
+            instances[rule.name] = self._instances[was.name]
+            instances[rule.name].change(rule)
         # A rule that moves to another endpoint under its old name goes on counting.
-        block = self._blocks.setdefault(rule.name, counters.new_block())
-        return Instance(rule, block, self._around)
+        leaving = [*self._retired, *(self._instances[rule.name] for rule in steps.stop)]
+        blocks = {instance.rule.name: instance.block for instance in leaving}
+        for rule in steps.start:
+            block = blocks.get(rule.name) or counters.new_block()
+            instances[rule.name] = Instance(rule, block, self._around)
+        return instances
 
     async def _arrange(self, keys: Sequence[PortKey]) -> None:
         rules: dict[PortKey, list[Rule]] = {key: [] for key in keys}
         for rule in self.config.active:
             if port_key(rule) in rules:
                 rules[port_key(rule)].append(rule)
-        for key in keys:
+        for number, key in enumerate(keys):
+            if number % _ARRANGED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             port = self._ports.get(key)
             if port is None:
-                port = self._ports[key] = Port(*key, self.engine, self._resolver, self._shortage)
-            await port.arrange(rules[key], self._instances)
+                port = self._ports[key] = Port(*key, self.engine, self._names, self._shortage)
+            port.arrange(rules[key], self._instances)
             if not rules[key]:
                 del self._ports[key]
+        await self._name_holders()
 
-    def _retire(self, instance: Instance, within: float) -> None:
-        """Let the sessions of a rule that is gone end by themselves, ``within`` seconds at most."""
-        self._retired.add(instance)
+    async def _name_holders(self) -> None:
+        """Say who holds the ports that are in use: in a thread, because it looks at every process."""
+        places = [
+            (port, name, (address, *key[::-1]))
+            for key, port in self._ports.items()
+            for name, address in port.in_use.items()
+        ]
+        known = [self._errors.get(name, "").startswith(port.errors[name]) for port, name, _ in places]
+        if not all(known):
+            found = await trio.to_thread.run_sync(
+                who_holds, [place for _, _, place in places], abandon_on_cancel=True
+            )
+            for (port, name, _), holder in zip(places, found, strict=True):
+                port.errors[name] += f" by {holder}" if holder else ""
+        else:
+            for port, name, _ in places:
+                port.errors[name] = self._errors[name]
+
+    def _retire(self, within: float) -> None:
+        """Let the sessions of rules that are gone end by themselves, ``within`` seconds at most."""
+        leaving, self._leaving = self._leaving, set()
+        self._retired |= leaving
         self._on_idle()
-        if instance in self._retired and within < math.inf:
+        for instance in leaving & self._retired:
             self._nursery.start_soon(self._end_after, instance, within)
 
     async def _end_after(self, instance: Instance, seconds: float) -> None:
@@ -213,23 +237,20 @@ class Supervisor:
     async def _retry(self) -> None:
         """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""
         delay = RETRY_FIRST
-        while not self._draining:
-            if not self._errors:
-                await self._failing.wait()
-            with trio.move_on_after(delay):
-                await self._failing.wait()
-                self._failing = trio.Event()
-                delay = RETRY_FIRST
-                continue
-            delay = min(2 * delay, RETRY_LAST)
-            await self._listen_again()
-
-    async def _listen_again(self) -> None:
-        async with self._changing:
-            if self._draining:
-                return
-            await self._arrange([key for key, port in self._ports.items() if port.errors])
-        self._note_errors()
+        with self._retrying:
+            while True:
+                if not self._errors:
+                    await self._failing.wait()
+                with trio.move_on_after(delay):
+                    await self._failing.wait()
+                    self._failing = trio.Event()
+                    delay = RETRY_FIRST
+                    continue
+                delay = min(2 * delay, RETRY_LAST)
+                async with self._changing:
+                    await self._names.look_up(self.config.active)
+                    await self._arrange([key for key, port in self._ports.items() if port.errors])
+                self._note_errors()
 
     def _errors_now(self) -> dict[str, str]:
         return {name: why for port in self._ports.values() for name, why in port.errors.items()}
@@ -258,19 +279,29 @@ class Supervisor:
 
         self._nursery.start_soon(guarded)
 
-    def _leads_back(self, address: str, family: Family, port: int) -> bool:
-        there = self._ports.get((family, port))
-        if there is None:
-            return False
-        return address in there.addresses or (family.wildcard in there.addresses and is_local(address))
+    def _leads_back(self, rule: Rule, address: str) -> bool:
+        """Whether a connection of ``rule`` to ``address`` comes back to it, through whichever rules."""
+        passed: set[Instance] = set()
+        at = rule
+        while True:
+            port = self._ports.get((at.type.connect_family, at.connect.port))
+            reached = port.serving(address) if port else None
+            if reached is None or reached in passed:
+                return False
+            if reached.rule.endpoint == rule.endpoint:
+                return True
+            passed.add(reached)
+            at = reached.rule
+            try:
+                known = reached.known_addresses(at)
+            except ResolveError:
+                return False
+            if not known:
+                return False
+            address = known[0]
 
     def _on_idle(self) -> None:
-        gone = {instance for instance in self._retired if not instance.sessions}
-        if gone:
-            self._retired -= gone
-            names = self._instances.keys() | {instance.rule.name for instance in self._retired}
-            for name in {instance.rule.name for instance in gone} - names:
-                del self._blocks[name]
+        self._retired -= {instance for instance in self._retired if not instance.sessions}
         self._idle.set()
 
     def _on_pause(self, error: OSError | None) -> None:

@@ -7,20 +7,28 @@ the environment, and the environment before the file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from portproxy.config.reader import Reader
 from portproxy.loops import IsLocal
 from portproxy.model import Config, Server
-from portproxy.options.addresses import SOCKET_PATH
-from portproxy.options.kinds import RefusedError
 
 DEFAULT_PATH = "/etc/portproxy/portproxy.toml"
 """What a relay without ``-c`` reads, if it exists."""
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
+
+
+class DefaultControl(NamedTuple):
+    """The control socket where nothing that was read names one: its path, or None, and a warning if any."""
+
+    path: str | None = None
+    warning: str = ""
+
+
+_NO_CONTROL = DefaultControl()
 
 
 def load(
@@ -30,6 +38,7 @@ def load(
     *,
     status: str | None = None,
     control: str | None = None,
+    default_control: DefaultControl = _NO_CONTROL,
     is_local: IsLocal | None = None,
 ) -> Config:
     """What a relay is to do: the file at ``path``, ``--rule`` strings, and PORTPROXY_* of ``environ``.
@@ -38,13 +47,13 @@ def load(
     host's, which finds more rules that connect to themselves. Raises ConfigError with every problem.
     """
     reader = Reader()
-    reader.setting("", "control", default_control(os.geteuid(), environ) or "off")
     if path is not None:
         reader.file(path)
     reader.environment(environ.get("PORTPROXY_RULES", ""))
     for number, rule in enumerate(rules, 1):
         reader.command(rule, f"--rule {number}")
     _settings(reader, environ, status, control)
+    reader.default_control(*default_control)
     return reader.config(is_local)
 
 
@@ -54,21 +63,21 @@ def load_server(
     *,
     status: str | None = None,
     control: str | None = None,
-) -> tuple[Server, tuple[str, ...]]:
-    """The settings of the process alone, and what is wrong with the file at ``path``.
+    default_control: DefaultControl = _NO_CONTROL,
+) -> Server:
+    """The settings of the process alone, whatever is wrong with the file at ``path``.
 
     For those who ask a relay that runs: it may have read an earlier, sound version of the file, so
     what is wrong there does not keep them from asking. The file is not read where the command line or the
     environment names the socket. Raises ConfigError for what is wrong with those.
     """
     reader = Reader()
-    reader.setting("", "control", default_control(os.geteuid(), environ) or "off")
-    found: tuple[str, ...] = ()
     if path is not None and not (status or control or environ.get("PORTPROXY_CONTROL")):
         reader.file(path)
-        found = reader.take_problems()
+        reader.pass_over_problems()
     _settings(reader, environ, status, control)
-    return reader.server(), found
+    reader.default_control(*default_control)
+    return reader.server()
 
 
 def _settings(reader: Reader, environ: Mapping[str, str], status: str | None, control: str | None) -> None:
@@ -84,18 +93,3 @@ def parse(text: str, source: str) -> Config:
     reader = Reader()
     reader.document(text, source)
     return reader.config()
-
-
-def default_control(euid: int, environ: Mapping[str, str]) -> str | None:
-    """The control socket where nothing else was said: root's, the session's (XDG_RUNTIME_DIR), or none."""
-    if euid == 0:
-        return "/run/portproxy/control.sock"
-    directory = environ.get("XDG_RUNTIME_DIR")
-    if not directory:
-        return None
-    path = f"{directory}/portproxy.sock"
-    try:
-        SOCKET_PATH.convert(path)
-    except RefusedError:
-        return None
-    return path

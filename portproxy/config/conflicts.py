@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from portproxy.config.rules import Placed
+from portproxy.config.rules import Place, Placed
 from portproxy.config.tables import problem
 from portproxy.loops import IsLocal, is_loopback, rings
 from portproxy.model import ANY, Endpoint, Family, Rule, literal
@@ -18,16 +18,27 @@ _SHOWN_EXPOSED = 3
 
 @dataclass(slots=True)
 class Findings:
-    """Problems, warnings, and who is shadowed by whom: see Config."""
+    """Problems of each rule, warnings, and who is shadowed by whom: see Config."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: Mapping[Place, list[str]]
     warnings: list[str] = field(default_factory=list)
     shadowed: list[tuple[str, str]] = field(default_factory=list)
 
+    def refuse(self, here: Placed, key: str, value: object, told: str) -> None:
+        self.problems[here.place].append(problem(here.where, key, value, told))
 
-def find(placed: Sequence[Placed], status: Endpoint | None, is_local: IsLocal | None) -> Findings:
-    """Everything that is wrong between ``placed``, in time linear in their number."""
-    findings = Findings()
+
+def find(
+    placed: Sequence[Placed],
+    status: Endpoint | None,
+    is_local: IsLocal | None,
+    problems: Mapping[Place, list[str]],
+) -> Findings:
+    """Everything that is wrong between ``placed``, in time linear in their number.
+
+    Adds to ``problems``, which has the lines about each rule.
+    """
+    findings = Findings(problems)
     _names(placed, findings)
     listening = _endpoints(placed, findings)
     if status is not None:
@@ -41,10 +52,10 @@ def _names(placed: Sequence[Placed], findings: Findings) -> None:
     first: dict[str, Placed] = {}
     for here in placed:
         other = first.setdefault(here.rule.name, here)
-        # Two default names are alike only where the endpoints are, which is said by itself.
-        if other is not here and other.rule.endpoint != here.rule.endpoint:
+        # Two default names are alike only where the rules listen alike, which is said by itself.
+        if other is not here and not (other.unnamed and here.unnamed):
             told = f"{other.seen_from(here)} has this name already; each rule needs a name of its own"
-            findings.problems.append(problem(here.where, "name", here.rule.name, told))
+            findings.refuse(here, "name", here.rule.name, told)
 
 
 def _endpoints(placed: Sequence[Placed], findings: Findings) -> list[Placed]:
@@ -55,8 +66,9 @@ def _endpoints(placed: Sequence[Placed], findings: Findings) -> list[Placed]:
         rule, star = here.rule, here.rule.listen.address == ANY
         spellings = first.setdefault(rule.endpoint, {})
         if star in spellings:
-            told = f"{spellings[star].seen_from(here)} listens on {rule.listen} already; change one of them"
-            findings.problems.append(problem(here.where, "listenport", rule.listen.port, told))
+            other = spellings[star]
+            told = f"{other.seen_from(here)} listens on {other.rule.listen} already; change one of them"
+            findings.refuse(here, "listenport", rule.listen.port, told)
         elif spellings:
             (earlier,) = spellings.values()
             told = f"shadowed by {earlier.seen_from(here)}, which listens there as {earlier.rule.listen}"
@@ -77,7 +89,7 @@ def _status(listening: Sequence[Placed], status: Endpoint, findings: Findings) -
         alike = rule.bind_address == status.address or rule.wildcard or ip.is_unspecified
         if rule.type.listen_family is family and rule.listen.port == status.port and alike:
             told = f"the status endpoint {status} needs this port; change one of them"
-            findings.problems.append(problem(here.where, "listenport", rule.listen.port, told))
+            findings.refuse(here, "listenport", rule.listen.port, told)
 
 
 def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Findings) -> None:
@@ -90,7 +102,7 @@ def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Find
             if len(ring) > _SHOWN_RING:
                 names.insert(-1, f"... ({len(ring)} rules)")
             told = f"rules {' -> '.join(names)} connect in a ring; one of them must connect elsewhere"
-        findings.problems.append(problem(here.where, "connectaddress", here.rule.connect.address, told))
+        findings.refuse(here, "connectaddress", here.rule.connect.address, told)
 
 
 def _trust(rules: Sequence[Rule], findings: Findings) -> None:
@@ -105,7 +117,9 @@ def _trust(rules: Sequence[Rule], findings: Findings) -> None:
 
 
 def _makes_local(rule: Rule) -> bool:
-    if rule.acl.allow or rule.connectsource is not None:
+    """Whether it lends strangers the address that an upstream on this computer knows its own clients by."""
+    loopback = rule.type.connect_family.loopback
+    if rule.acl.allow or literal(rule.connectsource or loopback) != literal(loopback):
         return False
     inside = is_loopback(rule.connect.address, rule.type.connect_family)
     return inside and not is_loopback(rule.listen.address, rule.type.listen_family)

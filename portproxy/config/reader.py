@@ -12,7 +12,6 @@ from portproxy.config.tables import Table, problem
 from portproxy.errors import ConfigError, printable, shown
 from portproxy.loops import IsLocal
 from portproxy.model import Config, Server
-from portproxy.netsh.grammar import GrammarError, parse_rule
 from portproxy.options import SERVER_OPTIONS, by_name
 from portproxy.options.kinds import RefusedError, nearest
 
@@ -25,6 +24,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._problems: list[str] = []
+        self._warnings: list[str] = []
         self._server: dict[str, Any] = {}
         self._defaults = Table("[defaults]", {}, self._problems)
         self._rules: list[Written] = []
@@ -62,17 +62,11 @@ class Reader:
     def environment(self, text: str) -> None:
         """Read the rules of PORTPROXY_RULES."""
         for number, command in enumerate(_commands(text), 1):
-            self._command(command, Place("PORTPROXY_RULES", number))
+            self._rules.append(Written(Place("PORTPROXY_RULES", number), command))
 
     def command(self, text: str, source: str) -> None:
         """Read one rule in netsh's words."""
-        self._command(text, Place(source))
-
-    def _command(self, text: str, place: Place) -> None:
-        try:
-            self._rules.append(Written(place, parse_rule(text)))
-        except GrammarError as error:
-            self._problems += [f"{place.where()}: {line}" for line in error.lines]
+        self._rules.append(Written(Place(source), text))
 
     def setting(self, where: str, key: str, written: str | None) -> None:
         """Read one key of ``[server]`` that was written elsewhere; it goes before what was read until now."""
@@ -84,11 +78,15 @@ class Reader:
         except RefusedError as refusal:
             self._problems.append(f"{where} = {shown(written)}: {str(refusal) or kind.accepts}")
 
-    def take_problems(self) -> tuple[str, ...]:
-        """The problems found until now; they are not held against what is read."""
-        taken = tuple(self._problems)
+    def default_control(self, path: str | None, warning: str) -> None:
+        """Where the control socket is, and what to warn of, if nothing that was read says where."""
+        if "control" not in self._server:
+            self._server["control"] = path
+            self._warnings += [warning] if warning else []
+
+    def pass_over_problems(self) -> None:
+        """Do not hold the problems found until now against what is read."""
         self._problems.clear()
-        return taken
 
     def server(self) -> Server:
         """What ``[server]`` holds; raises ConfigError with every problem but those of rules."""
@@ -99,18 +97,19 @@ class Reader:
     def config(self, is_local: IsLocal | None = None) -> Config:
         """Everything that was read, checked as a whole; raises ConfigError with every problem."""
         defaults = Defaults(self._defaults)
-        built = [build(written, defaults, self._problems) for written in self._rules]
+        by_rule: dict[Place, list[str]] = {written.place: [] for written in self._rules}
+        built = [build(written, defaults, by_rule[written.place]) for written in self._rules]
         placed = [rule for rule in built if rule is not None]
         server = Server(**self._server)
-        findings = find(placed, server.status, is_local)
-        problems = self._problems + findings.problems
+        findings = find(placed, server.status, is_local, by_rule)
+        problems = self._problems + [line for lines in by_rule.values() for line in lines]
         if problems:
             raise ConfigError(problems)
         return Config(
             server=server,
             rules=tuple(here.rule for here in placed),
             shadowed=tuple(findings.shadowed),
-            warnings=tuple(findings.warnings),
+            warnings=(*self._warnings, *findings.warnings),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from portproxy.config.tables import Table
 from portproxy.errors import printable
 from portproxy.model import ANY, Acl, Endpoint, IPNetwork, Limits, Rule, RuleType
+from portproxy.netsh.grammar import GrammarError, parse_rule
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
 from portproxy.options.addresses import fit_connect, fit_listen, fit_prefixes
 from portproxy.options.kinds import RefusedError
@@ -48,10 +49,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A rule as it was written, not yet checked."""
+    """A rule as it was written, not yet checked: a table of TOML, or netsh's words."""
 
     place: Place
-    table: Mapping[str, object]
+    written: Mapping[str, object] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ class Placed:
     @property
     def where(self) -> str:
         return self.place.where(self.rule.name)
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether its name is the default."""
+        return self.rule.name == _default_name(self.rule.type, self.rule.listen)
 
     def seen_from(self, other: Placed) -> str:
         """This rule in an error line about ``other``: short where both come from one source."""
@@ -114,12 +120,16 @@ def _of_family(prefixes: tuple[IPNetwork, ...], key: str, rule_type: RuleType) -
     return kept
 
 
-def build(written: Written, defaults: Defaults, problems: list[str]) -> Placed | None:
+def build(rule: Written, defaults: Defaults, problems: list[str]) -> Placed | None:
     """The rule that was written, or None where it added to ``problems``."""
     before = len(problems)
-    name = written.table.get("name")
-    where = written.place.where(name if isinstance(name, str) else "")
-    table = Table(where, written.table, problems)
+    try:
+        written = parse_rule(rule.written) if isinstance(rule.written, str) else rule.written
+    except GrammarError as error:
+        problems += [f"{rule.place.where()}: {line}" for line in error.lines]
+        return None
+    name = written.get("name")
+    table = Table(rule.place.where(name if isinstance(name, str) else ""), written, problems)
     table.read(_KEYS)
     for key in ("type", "listenport"):
         if key not in table.written:
@@ -127,7 +137,7 @@ def build(written: Written, defaults: Defaults, problems: list[str]) -> Placed |
     rule_type = table.values.get("type")
     if rule_type is not None:
         _check_families(table, rule_type)
-    return Placed(written.place, _rule(table.values, defaults)) if len(problems) == before else None
+    return Placed(rule.place, _rule(table.values, defaults)) if len(problems) == before else None
 
 
 def _check_families(table: Table, rule_type: RuleType) -> None:
@@ -138,6 +148,10 @@ def _check_families(table: Table, rule_type: RuleType) -> None:
             fit(table.values[key], rule_type)
         except RefusedError as refusal:
             table.refuse(key, str(refusal))
+
+
+def _default_name(rule_type: RuleType, listen: Endpoint) -> str:
+    return f"{rule_type}/{listen}"
 
 
 def _rule(values: Mapping[str, Any], defaults: Defaults) -> Rule:
@@ -152,7 +166,7 @@ def _rule(values: Mapping[str, Any], defaults: Defaults) -> Rule:
             values.get("connectaddress", rule_type.connect_family.loopback),
             values.get("connectport", listen.port),
         ),
-        name=values.get("name", f"{rule_type}/{listen}"),
+        name=values.get("name", _default_name(rule_type, listen)),
         limits=Limits(**{key: options.pop(key) for key in _LIMITS}),
         acl=Acl(allow=options.pop("allow"), deny=options.pop("deny")),
         **options,

@@ -17,8 +17,8 @@ from portproxy.wire.control_frames import (
     reply_untrusted,
 )
 
-TIMEOUT = 5.0
-"""Seconds for a whole exchange."""
+TIMEOUT = 2.0
+"""Seconds for a whole exchange: less than probes allow, so that it is said why one fails."""
 BODY_LIMIT = 4096
 """Bytes read of an answer of /readyz, which is one line."""
 

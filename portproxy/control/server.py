@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
+from portproxy.control.place import ROOT_DIRECTORY
 from portproxy.counters import ACTIVE
 from portproxy.errors import PortproxyError, StartError
 from portproxy.snapshot import RuleState, Snapshot
@@ -51,14 +52,16 @@ def _count(number: int, noun: str) -> str:
 def control_socket(path: str) -> Iterator[socket.socket]:
     """A listening unix socket at ``path``, mode 0600, removed at the end if it is still this one.
 
-    A directory that is missing is made; a socket that nobody answers on is replaced. Raises StartError
-    where a relay answers, something else is in the way, or the path cannot be used.
+    Of directories only ROOT_DIRECTORY is made where it is missing; a socket that nobody answers on is
+    replaced. Raises StartError where a relay answers, something else is in the way, or the path cannot be
+    used.
     """
     new = f"{path}.{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(os.path.dirname(path) or ".", 0o755)
+            if os.path.dirname(path) == ROOT_DIRECTORY:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(ROOT_DIRECTORY, 0o755)
             _check_free(path)
             _bind_private(listener, new)
             os.rename(new, path)

@@ -71,7 +71,8 @@ def _stash(leg: Leg, rest: memoryview) -> Progress:
     if leg.may_splice:
         leg.pipe = leg.pool.take()
         if leg.pipe:
-            os.write(leg.pipe.writer, rest)
+            if os.write(leg.pipe.writer, rest) != leg.pending:
+                raise MemoryError("an empty pipe did not take what fits into it")
             return Progress.TO_SPLICE
         leg.refuse_splice()
     leg.held = bytes(rest)

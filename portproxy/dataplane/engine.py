@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Outcome
 from portproxy.dataplane.leg import Leg, LegOwner
@@ -54,6 +54,11 @@ class Engine(Loop):
         """Close every pooled pipe: somebody needs the descriptors more."""
         for pool in self._pools.values():
             pool.close()
+
+    def keep_pools(self, sizes: Set[int]) -> None:
+        """Retire the pools of pipes of other ``sizes`` (bytes): no rule asks for them anymore."""
+        for size in self._pools.keys() - sizes:
+            self._pools.pop(size).retire()
 
     def shut(self) -> None:
         """Close everything that is the engine's own. It has stopped."""

@@ -98,6 +98,13 @@ class Loop:
         self._deferred.append((action, who))
         self._unpark()
 
+    def guard(self, action: Callable[[], None], who: Accountable) -> None:
+        """Call ``action`` now; a fault of ours in it is reported, and ``who`` gives up."""
+        try:
+            action()
+        except Exception:
+            self._fault("an action", who)
+
     def schedule(self, item: Timed, deadline: float) -> None:
         """Have ``item.on_deadline`` called soon after ``deadline`` (seconds of the engine's clock)."""
         now = self.clock()
@@ -177,10 +184,7 @@ class Loop:
             self._closing.pop().close()
         actions, self._deferred = self._deferred, []
         for action, who in actions:
-            try:
-                action()
-            except Exception:
-                self._fault("a deferred action", who)
+            self.guard(action, who)
 
     async def _sweep(self) -> None:
         while True:

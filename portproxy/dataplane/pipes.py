@@ -38,6 +38,7 @@ class PipePool:
     def __init__(self, size: int) -> None:
         self.size = max(size, BUFFER_BYTES)
         self._empty: list[Pipe] = []
+        self._most = POOLED
 
     def take(self) -> Pipe | None:
         """An empty pipe, or None where the kernel refuses one (descriptors, quota)."""
@@ -59,10 +60,15 @@ class PipePool:
 
     def give_back(self, pipe: Pipe) -> None:
         """Pool ``pipe``, which must be empty: a byte left in it would reach another session."""
-        if len(self._empty) < POOLED:
+        if len(self._empty) < self._most:
             self._empty.append(pipe)
         else:
             pipe.close()
+
+    def retire(self) -> None:
+        """Keep no pipe from here on; what is out still comes back to be closed."""
+        self._most = 0
+        self.close()
 
     def close(self) -> None:
         """Close every pooled pipe, to free descriptors; the pool stays usable."""

@@ -17,7 +17,8 @@ from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import DataPlaneChoice, Limits
 from portproxy.reasons import Ended
 
-_RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
+RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
+"""What a socket answers whose peer has reset the connection (tcp(7))."""
 _LINGER_0 = struct.pack("ii", 1, 0)
 
 
@@ -88,7 +89,7 @@ class Transfer:
         try:
             progress = leg.mover(leg, self._buffer)
         except LegError as failure:
-            self._fail(failure.leg, failure.code)
+            self.fail(failure.leg, failure.code)
             return
         if progress is Progress.WAIT:
             if leg.ended:
@@ -103,7 +104,7 @@ class Transfer:
 
     def on_error(self, leg: Leg) -> None:
         """EPOLLERR on ``leg``: read the error, once, and end the session."""
-        self._fail(leg, pending_error(leg.sock))
+        self.fail(leg, pending_error(leg.sock))
 
     def on_fault(self) -> None:
         """An event of this session met a fault of portproxy's own: end it."""
@@ -141,9 +142,10 @@ class Transfer:
         fallbacks = up.refused + down.refused
         self._on_end(Outcome(up.ledger, down.ledger, reason, dataplane, fallbacks, error))
 
-    def _fail(self, leg: Leg, code: int) -> None:
+    def fail(self, leg: Leg, code: int) -> None:
+        """End the session because the socket of ``leg`` failed with errno ``code``."""
         client = leg is self.up
-        if code in _RESETS or not code:
+        if code in RESETS or not code:
             reason = Ended.CLIENT_RESET if client else Ended.UPSTREAM_RESET
         elif code == errno.ETIMEDOUT:
             reason = Ended.CLIENT_TIMEOUT if client else Ended.UPSTREAM_TIMEOUT

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from portproxy.model import Rule
-from portproxy.net.tcp import set_options
+from portproxy.net.tcp import set_options, sockaddr
 
 _IP_BIND_ADDRESS_NO_PORT = 24
 """From linux/in.h: the local port is chosen at connect(2), so it is unique per destination only."""
@@ -24,28 +24,14 @@ def begin_connect(address: str, rule: Rule) -> socket.socket:
         set_options(sock, rule)
         if rule.connectsource is not None:
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind(_sockaddr(rule.connectsource, 0))
-        code = sock.connect_ex(_sockaddr(address, rule.connect.port))
+            sock.bind(sockaddr(rule.connectsource, 0))
+        code = sock.connect_ex(sockaddr(address, rule.connect.port))
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, "connect")
     except OSError:
         sock.close()
         raise
     return sock
-
-
-def _sockaddr(address: str, port: int) -> tuple[str | int, ...]:
-    """What bind(2) and connect(2) take; a scope (RFC 4007, 11) has to be made a number of its own.
-
-    Raises OSError (ENODEV) where no interface has the scope's name.
-    """
-    host, _, scope = address.partition("%")
-    if not scope or scope.isdecimal():
-        return (host, port, 0, int(scope)) if scope else (host, port)
-    try:
-        return host, port, 0, socket.if_nametoindex(scope)
-    except OSError:  # without an errno
-        raise OSError(errno.ENODEV, f"no interface {scope}") from None
 
 
 def connected_to_itself(sock: socket.socket, port: int) -> bool:
@@ -78,7 +64,7 @@ def is_local(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind(_sockaddr(address, 0))
+            probe.bind(sockaddr(address, 0))
     except OSError:
         return False
     return True

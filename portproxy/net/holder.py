@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from portproxy.errors import printable
@@ -16,6 +16,10 @@ _LISTEN = "0A"
 """TCP_LISTEN as /proc/net/tcp writes it."""
 _NAMED = 3
 """Holders named before "and N more": a server's workers share one socket."""
+
+
+Place = tuple[str, int, Family]
+"""An address, a port and a family that somebody wants to listen on."""
 
 
 class Listener(NamedTuple):
@@ -76,32 +80,40 @@ def _process_name(pid: str) -> str:
         return f"{printable(comm.read().rstrip())} (pid {pid})"
 
 
-def _holds(pid: str, sockets: set[str]) -> bool:
+def _sockets(pid: str) -> set[str]:
+    """What the descriptors of a process stand for, as far as they are sockets."""
     with os.scandir(f"/proc/{pid}/fd") as descriptors:
-        return any(os.readlink(descriptor.path) in sockets for descriptor in descriptors)
+        return {os.readlink(descriptor.path) for descriptor in descriptors}
 
 
-def holders(address: str, port: int, family: Family) -> list[str]:
-    """The processes whose listening sockets keep ``address`` (a literal, or ``*``) and ``port`` from being
-    bound, as "nginx (pid 123)", lowest pid first.
+def holders(places: Sequence[Place]) -> list[list[str]]:
+    """For each place (a literal address, or ``*``, and a port), the processes whose listening sockets keep it
+    from being bound, as "nginx (pid 123)", lowest pid first.
 
-    Empty where it cannot be seen: another user's process, another container, or gone since.
+    Empty where it cannot be seen: another user's process, another container, or gone since. Reads every
+    process's descriptors, once: blocks for a tenth of a second and more.
     """
-    ip = literal(family.wildcard if address == ANY else address.partition("%")[0])
-    sockets = {f"socket:[{inode}]" for inode in in_the_way(ip, port)} if ip else set()
-    if not sockets:
-        return []
-    found = []
+    wanted: list[set[str]] = []
+    for address, port, family in places:
+        ip = literal(family.wildcard if address == ANY else address.partition("%")[0])
+        wanted.append({f"socket:[{inode}]" for inode in in_the_way(ip, port)} if ip else set())
+    found: list[list[str]] = [[] for _ in places]
+    if not any(wanted):
+        return found
     for pid in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
         # A process may end, or close a descriptor, while it is looked at; and not all may be looked at.
         with contextlib.suppress(OSError):
-            if _holds(pid, sockets):
-                found.append(_process_name(pid))
+            sockets = _sockets(pid)
+            for names, theirs in zip(found, wanted, strict=True):
+                if sockets & theirs:
+                    names.append(_process_name(pid))
     return found
 
 
-def who_holds(address: str, port: int, family: Family) -> str:
-    """``holders`` for a sentence: "nginx (pid 1), nginx (pid 2)"; empty where nobody is seen."""
-    found = holders(address, port, family)
-    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
-    return ", ".join(found[:_NAMED] + more)
+def who_holds(places: Sequence[Place]) -> list[str]:
+    """``holders`` for sentences: "nginx (pid 1), nginx (pid 2)" a place; empty where nobody is seen."""
+    sentences = []
+    for found in holders(places):
+        more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+        sentences.append(", ".join(found[:_NAMED] + more))
+    return sentences

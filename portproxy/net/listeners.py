@@ -47,14 +47,11 @@ def listen(family: Family, address: str, rule: Rule) -> socket.socket:
     return sock
 
 
-def explain_bind(error: OSError, address: str, port: int, holder: str) -> str:
-    """Why listening failed and what would help, in one line without the address family's jargon.
-
-    ``holder`` names who holds the port, or is empty.
-    """
+def explain_bind(error: OSError, address: str, port: int) -> str:
+    """Why listening failed and what would help, in one line."""
     where = f"cannot listen on {endpoint_text(address, port)}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where}: the port is in use" + (f" by {holder}" if holder else "")
+        return f"{where}: the port is in use"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
             f"{where}: permission denied; ports below net.ipv4.ip_unprivileged_port_start "

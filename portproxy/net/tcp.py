@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -36,6 +37,33 @@ def same_options(a: Rule, b: Rule) -> bool:
 
 SockAddr = tuple[Any, ...]
 """An endpoint as the socket module gives it: host and port, for IPv6 flow label and scope too."""
+
+
+def sockaddr(address: str, port: int) -> SockAddr:
+    """What bind(2) and connect(2) take for a literal; a scope (RFC 4007, 11) has to be made a number.
+
+    Raises OSError (ENODEV) where no interface has the scope's name.
+    """
+    host, _, scope = address.partition("%")
+    if not scope:
+        return host, port
+    if scope.isdecimal():
+        return host, port, 0, int(scope)
+    try:
+        return host, port, 0, socket.if_nametoindex(scope)
+    except OSError:  # without an errno
+        raise OSError(errno.ENODEV, f"no interface {scope}") from None
+
+
+AddressKey = tuple[bytes, int]
+"""An address, packed, and its scope: alike for every spelling."""
+
+
+def address_key(sockaddr: SockAddr) -> AddressKey:
+    """The key of an endpoint's address."""
+    host: str = sockaddr[0].partition("%")[0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_pton(family, host), sockaddr[3] if len(sockaddr) == 4 else 0
 
 
 def normalised(sockaddr: SockAddr) -> str:

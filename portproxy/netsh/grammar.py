@@ -18,6 +18,10 @@ TAG_ORDER = ("listenport", "connectaddress", "connectport", "listenaddress", "pr
 _PREFIX = ({"netsh"}, {"interface", "int"}, {"portproxy"}, {"add", "set"})
 """What people paste in front of a rule; ``set`` modifies an entry or adds it, so it reads as ``add``."""
 
+_FIRST = f"a rule begins with its type, one of {', '.join(RuleType)}"
+_OTHER_VERBS = ("delete", "dump", "help", "reset", "show")
+"""netsh's verbs that make no rule."""
+
 
 class GrammarError(PortproxyError):
     """A command that does not follow the grammar: one line."""
@@ -37,8 +41,10 @@ def parse_rule(text: str) -> dict[str, str]:
     for choices in _PREFIX:
         if words and words[0].lower() in choices:
             del words[0]
+    if words and words[0].lower() in _OTHER_VERBS:
+        raise GrammarError(f"{shown(text)}: {words[0].lower()} adds no rule; {_FIRST}")
     if not words or "=" in words[0]:
-        raise GrammarError(f"{shown(text)}: a rule begins with its type, one of {', '.join(RuleType)}")
+        raise GrammarError(f"{shown(text)}: {_FIRST}")
     tags = {"type": words[0].lower()}
     for word in words[1:]:
         tag, value = _tagged(word, tags)

@@ -1,7 +1,7 @@
 """Every key of a configuration, once: what it takes, its default, and why that is the default.
 
-The reader of files and rules, the README's table and the manual page are made from these tables.
-Defaults are those of ``portproxy.model``.
+Files and rules are read by these tables, and those of the README are made from them. Defaults are
+those of ``portproxy.model``.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ SERVER_OPTIONS = (
     Option(
         "control",
         addresses.SOCKET_PATH,
-        "where `portproxy health` looks; off where there is no such directory",
+        "where `portproxy health` looks; off, with a warning, where no socket can be made there",
         "/run/portproxy/control.sock as root, else $XDG_RUNTIME_DIR/portproxy.sock",
     ),
     Option("log", kinds.choice(("console", "json")), "read by people first"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+from portproxy.errors import shown
 from portproxy.model import ANY, Endpoint, Family, IPAddress, IPNetwork, RuleType, literal
 from portproxy.options.kinds import Kind, RefusedError, text
 
-SUN_PATH_BYTES = 107
-"""unix(7): sun_path holds 108 bytes, one of them the terminating NUL."""
+SOCKET_PATH_BYTES = 107 - len(".4194303")
+"""unix(7): sun_path holds 108 bytes, one of them the terminating NUL. The socket is bound with the process's
+number behind its name and then renamed; proc_sys_kernel(5): pid_max is at most 2**22."""
 
 # RFC 1123 section 2.1 and RFC 1035 section 2.3.4; the underscore is in no host name, but in many a zone.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -17,6 +19,7 @@ _NAME_CHARACTERS = 253
 _INTERFACE = re.compile(r"[!-.0-~]{1,15}")
 # What inet_aton(3) takes for an IPv4 address, so the resolver would never look it up as a name.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_BRACKETED = re.compile(r"\[([^\[\]]+)\]")
 _ENDPOINT = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})")
 _BROADCAST = literal("255.255.255.255")
 
@@ -33,17 +36,14 @@ def is_host_name(name: str) -> bool:
 
 def _listen(value: object) -> str:
     address = text(value)
-    ip = _literal(address)
-    if ip is None and address != ANY and not is_host_name(address):
-        raise RefusedError
+    if address != ANY:
+        _host(address, "listenport")
     return address
 
 
 def _connect(value: object) -> str:
     address = text(value)
-    ip = _literal(address)
-    if ip is None and not is_host_name(address):
-        raise RefusedError
+    ip = _host(address, "connectport")
     if ip is not None and ip.is_unspecified:
         loopback = Family(f"v{ip.version}").loopback
         raise RefusedError(f"the unspecified address names no host; the local computer is {loopback}")
@@ -60,6 +60,22 @@ def _source(value: object) -> str | None:
     if ip.is_unspecified:
         raise RefusedError('the unspecified address is no source; "off" lets the kernel choose one')
     return address
+
+
+def _host(address: str, port_key: str) -> IPAddress | None:
+    """The address that is written, None for a host name; raises RefusedError for anything else.
+
+    ``port_key`` is the key that takes the port.
+    """
+    ip = _literal(address)
+    if ip is not None or is_host_name(address):
+        return ip
+    if bracketed := _BRACKETED.fullmatch(address):
+        raise RefusedError(f"an address has no brackets here; write {shown(bracketed[1])}")
+    if endpoint := _ENDPOINT.fullmatch(address):
+        host = shown(endpoint[1] or endpoint[2])
+        raise RefusedError(f"a port has a key of its own; write {host} here, and {endpoint[3]} as {port_key}")
+    raise RefusedError
 
 
 def _literal(address: str) -> IPAddress | None:
@@ -137,7 +153,7 @@ def _socket_path(value: object) -> str | None:
     path = text(value)
     if path == "off":
         return None
-    if not path.startswith("/") or len(path.encode()) > SUN_PATH_BYTES:
+    if not path.startswith("/") or len(path.encode()) > SOCKET_PATH_BYTES:
         raise RefusedError
     return path
 
@@ -160,5 +176,5 @@ CONNECT = Kind(
 )
 SOURCE = Kind('an address of the family connected to, or "off"', _source, _or_off)
 ENDPOINT = Kind('an address and a port, like 127.0.0.1:9180 or [::1]:9180, or "off"', _endpoint, _or_off)
-SOCKET_PATH = Kind(f'an absolute path of at most {SUN_PATH_BYTES} bytes, or "off"', _socket_path, _or_off)
+SOCKET_PATH = Kind(f'an absolute path of at most {SOCKET_PATH_BYTES} bytes, or "off"', _socket_path, _or_off)
 LOG_PATH = Kind('a path, "-" for standard output, or "off"', _log_path, _or_off)

@@ -25,6 +25,7 @@ _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+*/-]{0,62}")
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 _BYTES = {"m": 1 << 20, "k": 1 << 10, "": 1}
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_OR_OFF = ', "off" or 0'
 _NEAREST_CHARACTERS = 64
 """difflib takes quadratic time, and a key may be as long as the file."""
 
@@ -70,7 +71,7 @@ def duration(low: float, high: float = YEAR, *, off: bool = False) -> Kind:
             raise RefusedError
         return float(seconds)
 
-    bounds = f"from {show_duration(low)} to {show_duration(high)}" + (', or "off"' if off else "")
+    bounds = f"from {show_duration(low)} to {show_duration(high)}" + (_OR_OFF if off else "")
     accepts = f"a duration is a number of seconds or like 250ms, 5s, 10m, 1h; {bounds}"
     return Kind(accepts, convert, show_duration)
 
@@ -104,7 +105,7 @@ def count(low: int, high: int, *, off: bool = False) -> Kind:
             return None
         return _whole(value, low, high)
 
-    accepts = f"a whole number from {low} to {high}" + (', or "off"' if off else "")
+    accepts = f"a whole number from {low} to {high}" + (_OR_OFF if off else "")
     return Kind(accepts, convert, lambda number: "off" if number is None else str(number))
 
 
@@ -209,11 +210,12 @@ def _prefix(item: object) -> IPNetwork:
 
 
 PROTOCOL = Kind("tcp is the only protocol", _protocol)
-FLAG = Kind("true or false", _flag, lambda flag: str(flag).lower())
+FLAG = Kind('true or false; also "yes" or "no", "on" or "off"', _flag, lambda flag: str(flag).lower())
 PORT = Kind("a port is a number from 1 to 65535 or a service name", _port)
 NAME = Kind("a name is 1 to 128 printable characters, with no space at either end", _name)
 PREFIXES = Kind(
-    'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]',
+    'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]; also "192.0.2.0/24,198.51.100.7", '
+    'or "off" for none',
     _prefixes,
     lambda prefixes: "[" + ", ".join(f'"{prefix}"' for prefix in prefixes) + "]",
 )

@@ -8,7 +8,7 @@ import socket
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.net.listeners import PASSING
-from portproxy.net.tcp import normalised, same_options, set_options
+from portproxy.net.tcp import AddressKey, address_key, same_options, set_options
 from portproxy.relay.instance import Instance
 from portproxy.relay.shortage import Shortage
 
@@ -29,7 +29,7 @@ class Acceptor:
         engine: Engine,
         sock: socket.socket,
         default: Instance,
-        specific: dict[str, Instance],
+        specific: dict[AddressKey, Instance],
         shortage: Shortage,
     ) -> None:
         self._engine = engine
@@ -42,22 +42,26 @@ class Acceptor:
         engine.watch(sock.fileno(), self)
 
     @property
-    def address(self) -> str:
-        """What the socket is bound to."""
-        return normalised(self._sock.getsockname())
+    def key(self) -> AddressKey:
+        """The address that the socket is bound to."""
+        return address_key(self._sock.getsockname())
 
     @property
     def inode(self) -> str:
         """The socket's inode, as /proc shows it."""
         return str(os.fstat(self._sock.fileno()).st_ino)
 
-    def serve(self, default: Instance, specific: dict[str, Instance]) -> None:
+    def serve(self, default: Instance, specific: dict[AddressKey, Instance]) -> None:
         """Take over for these rules, whose values may have changed."""
         self.default = default
         self.specific = specific
         self._options = default.rule
         set_options(self._sock, default.rule)
         self._sock.listen(default.rule.backlog)
+
+    def serving(self, key: AddressKey) -> Instance:
+        """The instance that takes connections made to the address of ``key``."""
+        return self.specific.get(key, self.default)
 
     def accept_queued(self) -> None:
         """Accept all that the kernel has queued by now: the next step would reset or misdirect it."""
@@ -122,4 +126,4 @@ class Acceptor:
     def _instance_for(self, sock: socket.socket) -> Instance:
         if not self.specific:
             return self.default
-        return self.specific.get(normalised(sock.getsockname()), self.default)
+        return self.serving(address_key(sock.getsockname()))

@@ -16,7 +16,7 @@ from portproxy.admission import Admission
 from portproxy.dataplane.base import Ledger, Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.transfer import reset
-from portproxy.model import Family, Rule, literal
+from portproxy.model import Rule, literal
 from portproxy.net.resolver import Resolver
 from portproxy.net.tcp import SockAddr, endpoint_text, normalised, set_options
 from portproxy.reasons import ConnectFailed, Ended, Refused
@@ -40,16 +40,15 @@ _NOTHING_MOVED = Moved(_NOTHING, _NOTHING, "")
 class Surroundings:
     """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
 
-    ``leads_back(address, family, port)`` says whether dialling there would reach a listener of this
-    relay; ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule,
-    legs)`` of splice refused.
+    ``leads_back(rule, address)`` says whether dialling ``address`` for the rule would come back to it;
+    ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule, legs)`` of splice refused.
     """
 
     engine: Engine
     resolver: Resolver
     shortage: Shortage
     spawn: Spawn
-    leads_back: Callable[[str, Family, int], bool]
+    leads_back: Callable[[Rule, str], bool]
     report: Callable[[Record], None] | None
     on_idle: Callable[[], None]
     on_fallback: Callable[[Rule, int], None]
@@ -91,11 +90,16 @@ class Instance:
             return
         if set_tcp_options:
             set_options(sock, rule)
+        try:
+            session = Session(self, sock, peer)
+        except OSError as error:  # epoll_ctl(2): no watch is left
+            self.shortage.begin(error)
+            self._refuse(sock, peer, ConnectFailed.DESCRIPTORS)
+            return
         self._admission.enter(peer[0])
         block[counters.ACTIVE] += 1
-        session = Session(self, sock, peer)
         self.sessions.add(session)
-        session.dial()
+        self.engine.guard(session.dial, session)
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
@@ -104,13 +108,11 @@ class Instance:
         return self.resolver.fresh(rule.connect.address, rule.type.connect_family)
 
     def leads_back(self, address: str, rule: Rule) -> bool:
-        """Whether ``address``, which a name gave, is a listener of this relay.
+        """Whether ``address``, which a name gave, leads back to this rule.
 
         For literal addresses the configuration was checked for that.
         """
-        return not self._literal and self._around.leads_back(
-            address, rule.type.connect_family, rule.connect.port
-        )
+        return not self._literal and self._around.leads_back(rule, address)
 
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
@@ -148,8 +150,9 @@ class Instance:
 
     # What is noted.
 
-    def _refuse(self, sock: socket.socket, peer: tuple[str, int], refusal: Refused) -> None:
-        self.block[counters.REFUSED + refusal.slot] += 1
+    def _refuse(self, sock: socket.socket, peer: tuple[str, int], refusal: Refused | ConnectFailed) -> None:
+        kind = counters.REFUSED if isinstance(refusal, Refused) else counters.CONNECT_FAILED
+        self.block[kind + refusal.slot] += 1
         if self._around.report:
             listen = _local_endpoint(sock)
             who = (time.time(), self.rule.name, endpoint_text(*peer), listen)

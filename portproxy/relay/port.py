@@ -7,69 +7,62 @@ import ipaddress
 from collections.abc import Mapping, Sequence, Set
 
 from portproxy.dataplane.engine import Engine
-from portproxy.model import Family, Rule, literal
-from portproxy.net.holder import in_the_way, who_holds
+from portproxy.model import Family, Rule
+from portproxy.net.dial import is_local
+from portproxy.net.holder import in_the_way
 from portproxy.net.listeners import explain_bind, listen
-from portproxy.net.resolver import ResolveError, Resolver
+from portproxy.net.resolver import ResolveError
+from portproxy.net.tcp import AddressKey, address_key, sockaddr
 from portproxy.reconcile import Listening, layout
 from portproxy.relay.acceptor import Acceptor
 from portproxy.relay.instance import Instance
+from portproxy.relay.names import ListenNames
 from portproxy.relay.shortage import Shortage
-
-_RESOLVE_LISTEN = 5.0
-"""Seconds a listen address that is a name has to resolve."""
 
 
 class Port:
     """Keeps the listening sockets of one family and port in line with the rules.
 
-    ``errors`` says, by rule name, why a rule does not listen.
+    ``errors`` says, by rule name, why a rule does not listen; ``in_use`` has the address of those whose
+    port somebody else holds.
     """
 
     def __init__(
-        self,
-        family: Family,
-        port: int,
-        engine: Engine,
-        resolver: Resolver,
-        shortage: Shortage,
+        self, family: Family, port: int, engine: Engine, names: ListenNames, shortage: Shortage
     ) -> None:
         self._family = family
         self._port = port
         self._engine = engine
-        self._resolver = resolver
+        self._names = names
         self._shortage = shortage
         self._acceptors: dict[str, Acceptor] = {}
         self.errors: dict[str, str] = {}
+        self.in_use: dict[str, str] = {}
 
-    @property
-    def addresses(self) -> frozenset[str]:
-        """What the listening sockets are bound to."""
-        return frozenset(acceptor.address for acceptor in self._acceptors.values())
-
-    async def arrange(self, rules: Sequence[Rule], instances: Mapping[str, Instance]) -> None:
+    def arrange(self, rules: Sequence[Rule], instances: Mapping[str, Instance]) -> None:
         """Listen for ``rules``, each served by the instance of its name; close what none needs anymore.
 
-        Rules that cannot listen end up in ``errors``. What is queued on a socket goes to whom it was
-        meant for when it was queued.
+        What is queued on a socket goes to whom it was meant for when it was queued.
         """
         for acceptor in self._acceptors.values():
             acceptor.accept_queued()
         self.errors.clear()
+        self.in_use.clear()
         self._refuse_hopeless_wildcard(rules)
         wanted = layout([rule for rule in rules if rule.name not in self.errors])
         self._close_all_but({listening.address for listening in wanted})
         for listening in wanted:
-            await self._serve(listening, instances)
+            self._serve(listening, instances)
         if any(listening.default.name in self.errors for listening in wanted if listening.specific):
             # The wildcard's socket was to serve them all; without it each needs its own again.
             for listening in layout([rule for rule in rules if rule.name not in self.errors]):
-                await self._serve(listening, instances)
+                self._serve(listening, instances)
 
     def close(self) -> None:
         """Accept what is queued, then stop listening."""
         self._close_all_but(frozenset())
         self.errors.clear()
+        self.in_use.clear()
 
     def abandon(self) -> None:
         """Stop listening at once; the kernel resets what is queued."""
@@ -77,34 +70,43 @@ class Port:
             acceptor.abandon()
         self._acceptors.clear()
 
-    async def _serve(self, listening: Listening, instances: Mapping[str, Instance]) -> None:
-        default = instances[listening.default.name]
-        specific = await self._by_address(listening.specific, instances)
+    def serving(self, address: str) -> Instance | None:
+        """The instance that takes connections to the literal ``address``, if any does."""
+        try:
+            key = address_key(sockaddr(address, self._port))
+        except OSError:
+            return None
+        for acceptor in self._acceptors.values():
+            if acceptor.key == key:
+                return acceptor.serving(key)
+        wildcard = self._acceptors.get(self._family.wildcard)
+        return wildcard.serving(key) if wildcard and is_local(address) else None
+
+    def _serve(self, listening: Listening, instances: Mapping[str, Instance]) -> None:
+        rule = listening.default
+        specific = self._by_address(listening.specific, instances)
         acceptor = self._acceptors.get(listening.address)
         if acceptor:
-            acceptor.serve(default, specific)
+            acceptor.serve(instances[rule.name], specific)
             return
         try:
-            address = await self._literal(listening.address)
-            sock = listen(self._family, address, listening.default)
-        except ResolveError as error:
-            self.errors[listening.default.name] = f"cannot listen: {error}"
-        except OSError as error:
-            self.errors[listening.default.name] = self._explain(error, listening.address)
+            sock = listen(self._family, self._names.address(rule), rule)
+        except (ResolveError, OSError) as error:
+            self._note(rule, error)
         else:
             self._acceptors[listening.address] = Acceptor(
-                self._engine, sock, default, specific, self._shortage
+                self._engine, sock, instances[rule.name], specific, self._shortage
             )
 
-    async def _by_address(
+    def _by_address(
         self, rules: Sequence[Rule], instances: Mapping[str, Instance]
-    ) -> dict[str, Instance]:
+    ) -> dict[AddressKey, Instance]:
         found = {}
         for rule in rules:
             try:
-                found[await self._literal(rule.bind_address)] = instances[rule.name]
-            except ResolveError as error:
-                self.errors[rule.name] = f"cannot listen: {error}"
+                found[address_key(sockaddr(self._names.address(rule), self._port))] = instances[rule.name]
+            except (ResolveError, OSError) as error:
+                self._note(rule, error)
         return found
 
     def _close_all_but(self, addresses: Set[str]) -> None:
@@ -120,17 +122,14 @@ class Port:
         wildcard = next((rule for rule in rules if rule.wildcard), None)
         if wildcard is None or not self._acceptors or wildcard.bind_address in self._acceptors:
             return
-        address = ipaddress.ip_address(wildcard.bind_address)
         ours = {acceptor.inode for acceptor in self._acceptors.values()}
-        if in_the_way(address, self._port) - ours:
-            self.errors[wildcard.name] = self._explain(OSError(errno.EADDRINUSE, ""), wildcard.bind_address)
+        if in_the_way(ipaddress.ip_address(wildcard.bind_address), self._port) - ours:
+            self._note(wildcard, OSError(errno.EADDRINUSE, ""))
 
-    def _explain(self, error: OSError, address: str) -> str:
-        in_use = error.errno == errno.EADDRINUSE
-        holder = who_holds(address, self._port, self._family) if in_use else ""
-        return explain_bind(error, address, self._port, holder)
-
-    async def _literal(self, address: str) -> str:
-        if literal(address):
-            return address
-        return (await self._resolver.resolve(address, self._family, _RESOLVE_LISTEN))[0]
+    def _note(self, rule: Rule, error: ResolveError | OSError) -> None:
+        if isinstance(error, ResolveError):
+            self.errors[rule.name] = f"cannot listen: {error}"
+            return
+        self.errors[rule.name] = explain_bind(error, rule.bind_address, self._port)
+        if error.errno == errno.EADDRINUSE:
+            self.in_use[rule.name] = self._names.address(rule)

@@ -11,7 +11,7 @@ from portproxy.dataplane.base import Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.leg import Leg, pending_error
 from portproxy.dataplane.loop import Accountable
-from portproxy.dataplane.transfer import Transfer, reset
+from portproxy.dataplane.transfer import RESETS, Transfer, reset
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import Rule
 from portproxy.net.dial import begin_connect, connected_to_itself
@@ -36,7 +36,7 @@ class Running(Protocol):
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
 
     def leads_back(self, address: str, rule: Rule) -> bool:
-        """Whether ``address``, which a name gave, is a listener of this relay."""
+        """Whether ``address``, which a name gave, leads back to this rule."""
 
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
@@ -134,20 +134,40 @@ class Session:
         engine = self.instance.engine
         while self._addresses:
             now = engine.clock()
+            if now >= self._deadline:
+                self._error = errno.ETIMEDOUT
+                break
             share = (self._deadline - now) / len(self._addresses)
             self._address = self._addresses.pop()
             try:
-                sock = begin_connect(self._address, self.rule)
+                self._upstream = self._begin_connect()
             except OSError as error:
                 self._error = error.errno or errno.EIO
                 if self._error in SHORTAGE:
-                    self.instance.shortage.begin(error)
                     break
                 continue
-            self._upstream = engine.leg(sock, self)
             engine.schedule(self, now + share)
             return
         self._give_up(connect_failed(self._error))
+
+    def _begin_connect(self) -> Leg:
+        """The leg of a connection that is under way. Raises OSError."""
+        shortage = self.instance.shortage
+        try:
+            sock = begin_connect(self._address, self.rule)
+        except OSError as error:
+            if error.errno not in SHORTAGE:
+                raise
+            shortage.begin(error)
+            if not shortage.lend_spare():
+                raise
+            sock = begin_connect(self._address, self.rule)
+        try:
+            return self.instance.engine.leg(sock, self)
+        except OSError as error:  # epoll_ctl(2): no watch is left
+            sock.close()
+            shortage.begin(error)
+            raise
 
     def _next_address(self, error: int) -> None:
         """The address being tried has failed; sockets are opened after the batch only."""
@@ -179,6 +199,11 @@ class Session:
         if leg is self.client:
             self._error = code
             self._give_up(ConnectFailed.CLIENT_GONE)
+        elif code in RESETS:
+            # Before the handshake it would be ECONNREFUSED: this upstream accepted, and reset since.
+            self._connected(leg)
+            if self.transfer:
+                self.transfer.fail(leg, code)
         else:
             self._next_address(code)
 

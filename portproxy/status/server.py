@@ -53,7 +53,8 @@ def bind_status(endpoint: Endpoint) -> socket.socket:
         sock.listen(CLIENTS)
     except OSError as error:
         sock.close()
-        holder = who_holds(host, endpoint.port, family) if error.errno == errno.EADDRINUSE else ""
+        in_use = error.errno == errno.EADDRINUSE
+        holder = who_holds([(host, endpoint.port, family)])[0] if in_use else ""
         reason = str(error.strerror).lower() + (f", held by {holder}" if holder else "")
         raise StartError(f"status {endpoint}: {reason}") from None
     return sock

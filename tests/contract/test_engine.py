@@ -175,7 +175,7 @@ async def test_a_fault_in_a_deferred_action_ends_whom_it_concerns_and_the_next_r
     rig.engine.defer(lambda: done.append("next"), Nobody())
     rig.engine.turn()
     assert done == ["next"]
-    assert "a deferred action: Traceback" in take_faults(rig)
+    assert "an action: Traceback" in take_faults(rig)
     assert session.outcome.reason is Ended.INTERNAL
 
 

@@ -123,17 +123,22 @@ async def test_a_listen_address_that_is_a_name() -> None:
     with upstream() as service:
         named = to(service, name="named", listen=Endpoint(NAME, free_port()))
         wildcard = to(service, name="wildcard", listen=Endpoint("*", named.listen.port))
-        loop = make_rule(f"{NAME}:{named.listen.port}", name="loop")
+        chain = make_rule(f"{NAME}:{named.listen.port}", name="chain")
         lookup = answers("127.0.0.4")
         async with beside(partial(echo, service)), relaying(named, wildcard, lookup=lookup) as relay:
             for address in ("127.0.0.4", "127.0.0.1"):
                 with dial_endpoint(address, named.listen.port) as client:
                     await round_trip(client)
             assert {(await relay.record(number)).rule for number in (0, 1)} == {"named", "wildcard"}
-            await relay.supervisor.reload(relay.config(named, loop))
-            with dial(loop) as client:
+            await relay.supervisor.reload(relay.config(named, chain))
+            with dial(chain) as client:
+                await round_trip(client)
+            ring = replace(named, connect=Endpoint(NAME, chain.listen.port))
+            chain = replace(chain, listen=Endpoint(NAME, chain.listen.port))
+            await relay.supervisor.reload(relay.config(ring, chain))
+            with dial_endpoint("127.0.0.4", chain.listen.port) as client:
                 assert await was_reset(client)
-            assert (await relay.record(2)).reason == "connect-loop"
+            assert (await relay.record(4)).reason == "connect-loop"
 
 
 @in_own_network

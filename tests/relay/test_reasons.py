@@ -6,6 +6,7 @@ import ipaddress
 import os
 import resource
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -190,16 +191,15 @@ async def connect_loop() -> Relay:
 
 
 @contextmanager
-def one_descriptor_left() -> Iterator[None]:
-    """This process can open one descriptor more, and then none."""
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open no descriptor more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.open("/dev/null", os.O_RDONLY)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 2, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
     try:
         with suppress(OSError):
             while True:
                 taken.append(os.open("/dev/null", os.O_RDONLY))
-        os.close(taken.pop())
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -209,15 +209,27 @@ def one_descriptor_left() -> Iterator[None]:
 
 @provokes(ConnectFailed.DESCRIPTORS)
 async def connect_descriptors() -> Relay:
+    """Two clients wait for a name, and there is one descriptor to spare when it arrives."""
+    gate = threading.Event()
+
+    def slow(name: str, family: Family) -> tuple[str, ...]:
+        gate.wait()
+        return ("127.0.0.1",)
+
     with upstream() as service:
-        rule = to(service)
-        async with relaying(rule) as relay:
-            # Connected without giving way to the relay, which is to accept when descriptors are short.
-            with socket.create_connection((rule.bind_address, rule.listen.port)) as client:
-                with one_descriptor_left():
+        rule = make_rule(f"name.example:{port_of(service)}")
+        async with relaying(rule, lookup=slow) as relay:
+            with dial(rule) as one, dial(rule) as other:
+                await eventually(lambda: relay.supervisor.sessions == 2)
+                with no_descriptor_left():
+                    gate.set()
                     await relay.record()
-                with pytest.raises(ConnectionResetError):
-                    client.recv(1)
+                assert relay.supervisor.sessions == 1
+                one.shutdown(socket.SHUT_WR)
+                other.shutdown(socket.SHUT_WR)
+                server, _ = await service.accept()
+                server.close()
+                await relay.record(1)
     return relay
 
 

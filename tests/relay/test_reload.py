@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from portproxy import supervisor
-from portproxy.model import ANY, Endpoint, Rule, RuleType, literal
+from portproxy.model import ANY, Endpoint, Limits, Rule, RuleType, literal
 from portproxy.net.holder import in_the_way
 from portproxy.snapshot import RuleState
 from portproxy.status.app import answer
@@ -164,11 +164,25 @@ async def test_a_renamed_rule_keeps_its_socket_and_its_sessions() -> None:
                 await relay.supervisor.reload(relay.config(after))
                 assert listening(before) == inodes
                 await round_trip(client, b"still there")
-                assert state(relay, "before") is RuleState.DRAINING
+                assert [status.rule.name for status in relay.supervisor.snapshot().rules] == ["after"]
+                assert relay.metric("portproxy_connections_active", rule="after") == 1
                 with dial(after) as other:
                     await round_trip(other)
             assert {(await relay.record(n)).rule for n in (0, 1)} == {"before", "after"}
-        assert [status.rule.name for status in relay.supervisor.snapshot().rules] == ["after"]
+            assert relay.metric("portproxy_connections_total", rule="after") == 2
+
+
+async def test_renaming_a_rule_is_no_way_around_its_limits() -> None:
+    with upstream() as service:
+        rule = to(service, limits=Limits(maxconn=1))
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            with dial(rule) as client:
+                await round_trip(client)
+                for name in ("b", "c"):
+                    await relay.supervisor.reload(relay.config(replace(rule, name=name)))
+                    with dial(rule) as other:
+                        assert await was_reset(other)
+            assert [(await relay.record(n)).reason for n in (0, 1)] == ["maxconn"] * 2
 
 
 async def test_sessions_of_a_rule_that_is_gone_have_draintimeout() -> None:

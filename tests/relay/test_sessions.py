@@ -168,7 +168,8 @@ async def test_two_thousand_sessions() -> None:
             assert trio.lowlevel.current_statistics().tasks_living == tasks
             assert relay.supervisor.sessions == 0
         assert open_descriptors() == descriptors
-    assert threading.active_count() == threads
+    # trio keeps idle threads for a while, those of earlier tests too.
+    assert threading.active_count() <= threads
     assert len(relay.records) == SESSIONS
     totals = Counter(record.reason for record in relay.records)
     assert totals.keys() >= {Ended.FINISHED, Ended.CLIENT_RESET, Ended.UPSTREAM_RESET}

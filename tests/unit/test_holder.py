@@ -53,8 +53,8 @@ def listener(address: str, *, v6only: bool = True, name: str = "web") -> Iterato
 )
 def test_the_holder_is_named(listens: str, v6only: bool, wanted: str, family: Family) -> None:
     with listener(listens, v6only=v6only) as (port, process):
-        assert holders(wanted, port, family) == [process]
-        assert who_holds(wanted, port, family) == process
+        assert holders([(wanted, port, family)]) == [[process]]
+        assert who_holds([(wanted, port, family)]) == [process]
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_the_holder_is_named(listens: str, v6only: bool, wanted: str, family: Fa
 )
 def test_who_is_not_in_the_way_is_not_named(listens: str, wanted: str, family: Family) -> None:
     with listener(listens) as (port, _):
-        assert holders(wanted, port, family) == []
+        assert holders([(wanted, port, family)]) == [[]]
 
 
 def test_a_port_nobody_listens_on() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert who_holds("127.0.0.1", bound.getsockname()[1], Family.V4) == ""
+        assert who_holds([("127.0.0.1", bound.getsockname()[1], Family.V4)]) == [""]
 
 
 def test_a_connection_is_no_listener() -> None:
@@ -81,17 +81,24 @@ def test_a_connection_is_no_listener() -> None:
         host, port = sock.getsockname()
         with socket.create_connection((host, port)), sock.accept()[0]:
             sock.close()
-            assert holders(host, port, Family.V4) == []
+            assert holders([(host, port, Family.V4)]) == [[]]
 
 
 def test_a_name_is_not_looked_up() -> None:
-    assert holders("localhost", 80, Family.V4) == []
+    assert holders([("localhost", 80, Family.V4)]) == [[]]
+
+
+def test_places_are_looked_at_together() -> None:
+    with listener("127.0.0.1") as (port, process), listener("::1") as (other_port, other):
+        places = [("127.0.0.1", port, Family.V4), ("::1", port, Family.V6), ("::1", other_port, Family.V6)]
+        assert who_holds(places) == [process, "", other]
+        assert who_holds([]) == []
 
 
 def test_what_a_process_calls_itself_is_not_trusted() -> None:
     with listener("127.0.0.1", name="a\x1b[2J\nb") as (port, process):
         pid = process.rpartition(" ")[2]
-        assert holders("127.0.0.1", port, Family.V4) == [rf"a\x1b[2J\nb (pid {pid}"]
+        assert holders([("127.0.0.1", port, Family.V4)]) == [[rf"a\x1b[2J\nb (pid {pid}"]]
 
 
 def test_many_holders_are_counted() -> None:
@@ -102,10 +109,10 @@ def test_many_holders_are_counted() -> None:
             subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[sock.fileno()]) for _ in range(4)
         ]
         try:
-            found = holders("127.0.0.1", port, Family.V4)
+            (found,) = holders([("127.0.0.1", port, Family.V4)])
             pids = sorted([os.getpid(), *(child.pid for child in children)])
             assert [int(name.rpartition(" ")[2][:-1]) for name in found] == pids
-            assert who_holds("127.0.0.1", port, Family.V4) == ", ".join([*found[:3], "and 2 more"])
+            assert who_holds([("127.0.0.1", port, Family.V4)]) == [", ".join([*found[:3], "and 2 more"])]
         finally:
             for child in children:
                 child.communicate()
