@@ -29,6 +29,7 @@ ENV PATH=/opt/portproxy/bin:$PATH \
 USER 65532:65532
 
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["portproxy", "health"]
+# The client gives up after 2 s, and says why.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["portproxy", "health"]
 ENTRYPOINT ["portproxy"]
 CMD ["serve"]

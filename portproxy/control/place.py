@@ -39,4 +39,4 @@ def _usable(path: str) -> bool:
     directory = os.path.dirname(path)
     if directory == ROOT_DIRECTORY and not os.path.lexists(directory):
         directory = os.path.dirname(directory)
-    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+    return os.access(directory, os.W_OK | os.X_OK)

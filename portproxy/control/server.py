@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
-from portproxy.control.place import ROOT_DIRECTORY
+from portproxy.control import place
 from portproxy.counters import ACTIVE
 from portproxy.errors import PortproxyError, StartError
 from portproxy.snapshot import RuleState, Snapshot
@@ -52,16 +52,16 @@ def _count(number: int, noun: str) -> str:
 def control_socket(path: str) -> Iterator[socket.socket]:
     """A listening unix socket at ``path``, mode 0600, removed at the end if it is still this one.
 
-    Of directories only ROOT_DIRECTORY is made where it is missing; a socket that nobody answers on is
-    replaced. Raises StartError where a relay answers, something else is in the way, or the path cannot be
-    used.
+    Of directories only ``place.ROOT_DIRECTORY`` is made where it is missing; a socket that nobody answers on
+    is replaced. Raises StartError where a relay answers, something else is in the way, or the path cannot
+    be used.
     """
     new = f"{path}.{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            if os.path.dirname(path) == ROOT_DIRECTORY:
+            if os.path.dirname(path) == place.ROOT_DIRECTORY:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(ROOT_DIRECTORY, 0o755)
+                    os.mkdir(place.ROOT_DIRECTORY, 0o755)
             _check_free(path)
             _bind_private(listener, new)
             os.rename(new, path)

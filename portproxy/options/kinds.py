@@ -214,8 +214,8 @@ FLAG = Kind('true or false; also "yes" or "no", "on" or "off"', _flag, lambda fl
 PORT = Kind("a port is a number from 1 to 65535 or a service name", _port)
 NAME = Kind("a name is 1 to 128 printable characters, with no space at either end", _name)
 PREFIXES = Kind(
-    'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]; also "192.0.2.0/24,198.51.100.7", '
-    'or "off" for none',
+    'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]; '
+    'also "192.0.2.0/24,198.51.100.7", or "off" for none',
     _prefixes,
     lambda prefixes: "[" + ", ".join(f'"{prefix}"' for prefix in prefixes) + "]",
 )

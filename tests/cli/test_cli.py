@@ -50,6 +50,13 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str, list[str]]] = {
     "no rules": (["check"], {}, "", [NO_RULES]),
     "no rules to serve": (["serve"], {}, "", [NO_RULES]),
     "empty variables": (["serve"], {"PORTPROXY_RULES": "", "PORTPROXY_STATUS": ""}, "", [NO_RULES]),
+    "an empty file name": (["check", "-c", ""], {}, "", ["-c is empty; name a file, or leave it out"]),
+    "an empty file name to ask": (
+        ["health", "-c", ""],
+        {},
+        "",
+        ["-c is empty; name a file, or leave it out"],
+    ),
     "no such file": (
         ["serve", "-c", "none.toml"],
         {},
@@ -62,7 +69,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str, list[str]]] = {
         {},
         "[server\n",
         [
-            "portproxy.toml: line 1, column 8: Expected ']' at the end of a table declaration",
+            "portproxy.toml: line 1, column 8: [server: Expected ']' at the end of a table declaration",
         ],
     ),
     "status": (
@@ -81,7 +88,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, str], str, list[str]]] = {
         ["check", "--rule", RULE, "--control", "here.sock"],
         {},
         "",
-        ['--control = "here.sock": an absolute path of at most 107 bytes, or "off"'],
+        ['--control = "here.sock": an absolute path of at most 99 bytes, or "off"'],
     ),
     "a rule": (["check", "--rule", "v6tov4 70000"], {}, "", [f'--rule 1: listenport = "70000": {PORT}']),
     "a rule in the environment": (
@@ -197,6 +204,8 @@ def test_no_room_for_the_output(portproxy: Shell) -> None:
         line = "portproxy: standard output: No space left on device"
         assert portproxy("check", "--rule", RULE, stdout=full.fileno()) == (1, "", [line])
         assert portproxy("demo", stdout=full.fileno()) == (1, "", [line])
+        for argv in (["--version"], ["--help"], ["serve", "--help"], []):
+            assert portproxy(*argv, stdout=full.fileno()) == (1, "", [line])
 
 
 def test_closed_streams(portproxy: Shell) -> None:
@@ -232,6 +241,69 @@ def test_another_system_than_linux(portproxy: Shell) -> None:
     assert portproxy.run([sys.executable, "-c", code]) == (1, "", [line])
 
 
+AS_A_USER = "import os; os.geteuid = lambda: 1000; from portproxy.cli import main; main()"
+
+
+def test_no_place_for_the_default_control_socket(portproxy: Shell) -> None:
+    """It is warned of, and the relay works; health asks the status endpoint then."""
+    port, status = free_port(), f"127.0.0.1:{free_port()}"
+    environ = {
+        "PORTPROXY_CONTROL": "",
+        "PORTPROXY_STATUS": status,
+        "PORTPROXY_RULES": f"v4tov4 {port} connectport=1 listenaddress=127.0.0.1",
+        "XDG_RUNTIME_DIR": "/nowhere",
+    }
+    user = [sys.executable, "-c", AS_A_USER]
+    told = (
+        "control is off: no socket can be made at /nowhere/portproxy.sock; name another place with --control"
+    )
+    code, output, errors = portproxy.run([*user, "check"], environ=environ)
+    assert (code, errors) == (0, [])
+    assert "control=off" in output
+    assert f"warning: {told}" in output.splitlines()
+    with portproxy.started(*user, "serve", environ=environ) as process:
+        assert process.stderr is not None
+        assert told in process.stderr.readline()
+        assert "listening" in process.stderr.readline()
+        assert "control=off" in process.stderr.readline()
+        assert portproxy.run([*user, "health"], environ=environ) == (0, "ready\n", [])
+        assert stopped(process, signal.SIGTERM).code == 0
+
+
+def test_no_place_for_a_control_socket_that_was_asked_for(portproxy: Shell) -> None:
+    path = portproxy.directory / "nowhere" / "control.sock"
+    code, _, errors = portproxy(
+        "serve", "--rule", f"v4tov4 {free_port()} connectport=1", "--control", str(path)
+    )
+    assert (code, errors[-1]) == (1, f"portproxy: control {path}: No such file or directory")
+    assert not path.parent.exists()
+
+
+def test_a_default_file_that_cannot_be_looked_at(portproxy: Shell) -> None:
+    """It is not taken for one that is not there."""
+    (portproxy.directory / "loop.toml").symlink_to("loop.toml")
+    code = (
+        "from portproxy import config; config.DEFAULT_PATH = 'loop.toml'\n"
+        "from portproxy.cli import main; main()"
+    )
+    argv = [sys.executable, "-c", code, "check", "--rule", RULE]
+    line = "portproxy: loop.toml: cannot be read: Too many levels of symbolic links"
+    assert portproxy.run(argv) == (2, "", [line])
+    (portproxy.directory / "loop.toml").unlink()
+    assert portproxy.run(argv)[::2] == (0, [])
+
+
+def test_a_reload_without_rules_changes_nothing(portproxy: Shell) -> None:
+    file = portproxy.directory / "portproxy.toml"
+    file.write_text(f'[[rule]]\ntype = "v4tov4"\nlistenport = {free_port()}\nconnectport = 1\n')
+    with portproxy.serving("-c", str(file)) as process:
+        assert process.stderr is not None
+        file.write_text("")
+        process.send_signal(signal.SIGHUP)
+        assert f'not reloaded problem="{NO_RULES}"' in process.stderr.readline()
+        assert portproxy("health") == (0, "1 rule listening, 0 sessions\n", [])
+
+
 def test_a_port_in_use(portproxy: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
@@ -248,62 +320,25 @@ def test_a_signal_stops_serve(portproxy: Shell, number: signal.Signals) -> None:
         assert " stopped" in ended.errors
 
 
-def test_health_of_a_relay(portproxy: Shell) -> None:
-    status = f"127.0.0.1:{free_port()}"
-    with portproxy.serving("--rule", f"v6tov4 {free_port()} connectport=1", "--status", status):
-        assert portproxy("health") == (0, "1 rule listening, 0 sessions\n", [])
-        assert portproxy("health", "--status", status) == (0, "ready\n", [])
-        over_status = portproxy("health", environ={"PORTPROXY_CONTROL": "off", "PORTPROXY_STATUS": status})
-        assert over_status == (0, "ready\n", [])
-
-
-def test_health_without_a_relay(portproxy: Shell) -> None:
-    line = (
-        f"portproxy: no relay answers at {portproxy.control}: No such file or directory; "
-        "is portproxy running, or does --control name another socket?"
+@pytest.mark.parametrize("argv", [[PORTPROXY], [sys.executable, "-m", "portproxy"]])
+def test_ctrl_c_while_modules_are_imported(portproxy: Shell, argv: list[str]) -> None:
+    """One of them waits until it comes."""
+    (portproxy.directory / "click.py").write_text(
+        "import signal; print('here', flush=True); signal.pause(); 1/0"
     )
-    assert portproxy("health") == (1, "", [line])
-    status = f"127.0.0.1:{free_port()}"
-    line = (
-        f"portproxy: no relay answers at {status}: Connection refused; "
-        "is portproxy running with --status, or does --status name another address?"
+    environ = {"PYTHONPATH": str(portproxy.directory)}
+    with portproxy.started(*argv, "check", environ=environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        ended = stopped(process, signal.SIGINT)
+    assert (ended.code, ended.output, ended.errors) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_that_is_ignored_stays_so(portproxy: Shell) -> None:
+    """As a shell without job control has it for what runs in the background."""
+    (portproxy.directory / "click.py").write_text(
+        "import signal; print(signal.getsignal(signal.SIGINT).name); raise SystemExit"
     )
-    assert portproxy("health", "--status", status) == (1, "", [line])
-
-
-def test_health_asks_whatever_became_of_the_file(portproxy: Shell) -> None:
-    file = portproxy.directory / "portproxy.toml"
-    good = (
-        f'[server]\ncontrol = "{portproxy.control}"\n[[rule]]\ntype = "v6tov4"\nlistenport = {free_port()}\n'
-    )
-    file.write_text(good + "connectport = 1\n")
-    healthy = "1 rule listening, 0 sessions\n"
-    nothing = {"PORTPROXY_CONTROL": ""}
-    with portproxy.serving("-c", str(file), environ=nothing):
-        assert portproxy("health", "-c", str(file), environ=nothing) == (0, healthy, [])
-        file.write_text(good + "connectport = 0\n")
-        assert portproxy("health", "-c", str(file), environ=nothing) == (0, healthy, [])
-        file.write_text(good.replace("[server]", '[server]\nlog = "loud"'))
-        told = f'portproxy: {file}: [server]: log = "loud": known are console, json'
-        assert portproxy("health", "-c", str(file), environ=nothing) == (0, healthy, [told])
-        file.unlink()
-        assert portproxy("health", "-c", str(file)) == (0, healthy, [])
-
-
-def test_health_imports_neither_trio_nor_rich(portproxy: Shell) -> None:
-    code = (
-        "import atexit, sys; sys.argv = ['portproxy', 'health']\n"
-        "atexit.register(lambda: print(*{'trio', 'rich'} & sys.modules.keys()))\n"
-        "from portproxy.cli import main; main()"
-    )
-    with portproxy.serving("--rule", f"v6tov4 {free_port()} connectport=1"):
-        assert portproxy.run([sys.executable, "-c", code]) == (0, "1 rule listening, 0 sessions\n\n", [])
-
-
-def test_ctrl_c_while_waiting_for_an_answer(portproxy: Shell) -> None:
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(portproxy.control))
-        silent.listen()
-        with portproxy.started(PORTPROXY, "health") as process, silent.accept()[0]:
-            ended = stopped(process, signal.SIGINT)
-    assert (ended.code, ended.output, ended.errors.strip()) == (130, "", "")
+    script = "trap '' INT; exec \"$0\" -m portproxy"
+    environ = {"PYTHONPATH": str(portproxy.directory)}
+    assert portproxy.run(["sh", "-c", script, sys.executable], environ=environ) == (0, "SIG_IGN\n", [])

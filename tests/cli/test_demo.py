@@ -16,6 +16,8 @@ import urllib.request
 
 import pytest
 
+from portproxy import demo
+from portproxy.errors import StartError
 from tests.cli.shell import PORTPROXY, Shell, stopped
 
 TOTALS = re.compile(r"connections: (\d+), to the service: ([\d,]+) B, back: ([\d,]+) B")
@@ -82,6 +84,11 @@ def test_without_an_ipv6_loopback_address(portproxy: Shell) -> None:
     )
     line = "portproxy: demo: this computer has no IPv6 loopback address, ::1, for the rule to listen on"
     assert portproxy.run([sys.executable, "-c", code]) == (1, "", [line])
+
+
+def test_an_address_that_cannot_be_listened_on() -> None:
+    with pytest.raises(StartError, match=r"^demo: cannot listen on 192\.0\.2\.1: Cannot assign requested"):
+        demo.listen_on("192.0.2.1")
 
 
 def test_a_visitor_who_says_nothing_does_not_keep_it(portproxy: Shell) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from portproxy.config import load
+from portproxy.control.client import TIMEOUT
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS
 from tests.cli.shell import Shell, free_port
 from tests.cli.tables import README, renewed, tables
@@ -73,6 +74,15 @@ def test_an_example_runs(portproxy: Shell, heading: str) -> None:
     )
     assert code == 0, "\n".join(errors)
     assert SHOWN[heading] in output
+
+
+@pytest.mark.parametrize(
+    ("file", "limit"), [("Dockerfile", r"--timeout=(\d+)s"), ("README.md", r"timeoutSeconds: (\d+)")]
+)
+def test_a_probe_allows_more_than_health_takes(file: str, limit: str) -> None:
+    """Twice as much, for the start of Python: else nobody reads why it fails."""
+    (seconds,) = re.findall(limit, (README.parent / file).read_text(encoding="utf-8"))
+    assert int(seconds) >= 2 * TIMEOUT
 
 
 def test_the_configuration_example(portproxy: Shell) -> None:

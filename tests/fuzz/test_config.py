@@ -242,6 +242,7 @@ def rules(random: Random) -> list[str]:
 
 
 @fuzz
+@example(["v6tov4 80 name=x", "v6tov4 listenaddress=:: 80 name=x"])
 @given(seeds.map(rules) | st.lists(st.text(max_size=20), min_size=1, max_size=2))
 def test_rules_in_netsh_s_words(rules: list[str]) -> None:
     environ = {"PORTPROXY_RULES": ";".join(rules[1:])}

@@ -114,7 +114,26 @@ def test_what_is_left_out(rule: str, listen: str, connect: str, name: str) -> No
         ('[[rule]]\nname = "a"\nlistenport = 1', f"rule 1 (a): type is missing: {TYPES}"),
         ('[[rule]]\ntype = "v6tov4"', f"rule 1: listenport is missing: {PORT}"),
         ('[[rule]]\ntype = "v6to4"\nlistenport = 1', 'rule 1: type = "v6to4": did you mean v6tov4?'),
-        ("a = 1\na = 2", "line 2, column 6: Cannot overwrite a value"),
+        (
+            "a = 1\r\na = 2\r\nb = 3",
+            "line 2, column 6: a = 2: Cannot overwrite a value; this key has a value already, leave one out",
+        ),
+        (
+            "[[rule]]\ntype=v6tov4",
+            'line 2, column 6: type=v6tov4: Invalid value; text stands in quotes: type = "v6tov4"',
+        ),
+        (
+            "a = 192.0.2.1 # here",
+            "line 1, column 10: a = 192.0.2.1 # here: Expected newline or end of document after a statement; "
+            'text stands in quotes: a = "192.0.2.1"',
+        ),
+        ("a = [\n  b]\n", "line 2, column 3: b]: Invalid value"),
+        ("\n a =", "line 2, column 5: a =: Invalid value"),
+        ("[\x01]", r"line 1, column 2: [\x01]: Invalid initial character for a key part"),
+        (
+            "a =" + " " * 99 + "\"" + "b" * 99,
+            f"line 1, column 203: a ={' ' * 57}: Unterminated string",
+        ),
         ("a = " + "[" * 500, "nested deeper than any configuration is"),
         ("a = " + "9" * 5000, "holds a number of thousands of digits, which nothing takes"),
         (
@@ -146,11 +165,11 @@ def test_a_status_endpoint_that_is_not_accepted(value: str) -> None:
     assert line.startswith(f'portproxy.toml: [server]: status = "{value}": an address and a port, like ')
 
 
-@pytest.mark.parametrize("value", ["run/control.sock", "/" + "a" * 107, "/a\\u0000"])
+@pytest.mark.parametrize("value", ["run/control.sock", "/" + "a" * 99, "/a\\u0000"])
 def test_a_control_socket_that_is_not_accepted(value: str) -> None:
     (line,) = problems(f'[server]\ncontrol = "{value}"')
     assert line.startswith('portproxy.toml: [server]: control = "')
-    assert line.endswith(': an absolute path of at most 107 bytes, or "off"')
+    assert line.endswith(': an absolute path of at most 99 bytes, or "off"')
 
 
 def test_defaults_hold_for_every_source_and_give_way_to_a_rule(tmp_path: Path) -> None:
@@ -190,6 +209,13 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
     assert raised.value.exit_code == 2
 
 
+def test_problems_come_in_the_order_of_the_rules() -> None:
+    rules = ["v4tov4 80", "show all", "v6tov4 81 name=a", "v6tov4", "v6tov4 82 name=a", "v6tov4 83 x=1"]
+    with pytest.raises(ConfigError) as raised:
+        config.load(None, rules)
+    assert [line[:8] for line in raised.value.lines] == [f"--rule {number}" for number in (1, 2, 4, 5, 6)]
+
+
 def test_the_environment_rules() -> None:
     text = "\n# v4tov4 1; v4tov4 2\n v6tov4 3 ;;v6tov4 4; # v6tov4 5; v6tov4 6\n\tv6tov4 7\n"
     made = config.load(None, ["v6tov4 9"], {"PORTPROXY_RULES": text})
@@ -206,18 +232,21 @@ def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
     assert config.load(path, (), environ, status="off", control="/c").server.control == "/c"
 
 
-@pytest.mark.parametrize(
-    ("euid", "environ", "control"),
-    [
-        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/portproxy/control.sock"),
-        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/portproxy.sock"),
-        (1000, {"XDG_RUNTIME_DIR": ""}, None),
-        (1000, {"XDG_RUNTIME_DIR": "relative"}, None),
-        (1000, {}, None),
-    ],
-)
-def test_default_control(euid: int, environ: dict[str, str], control: str | None) -> None:
-    assert config.default_control(euid, environ) == control
+def test_the_default_control_gives_way(tmp_path: Path) -> None:
+    default = config.DefaultControl("/default", "careful")
+    path = file(tmp_path, 'server = {control = "/a"}')
+    for made in (
+        config.load(None, default_control=default),
+        config.load("/dev/null", default_control=default),
+    ):
+        assert (made.server.control, made.warnings) == ("/default", ("careful",))
+    for made in (
+        config.load(path, default_control=default),
+        config.load(None, control="/a", default_control=default),
+    ):
+        assert (made.server.control, made.warnings) == ("/a", ())
+    assert config.load(None, control="off", default_control=default).server.control is None
+    assert config.load(None).server.control is None
 
 
 def test_no_file_and_no_rules_is_an_empty_configuration() -> None:

@@ -27,11 +27,11 @@ def load_problems(*rules: str, status: str | None = None) -> list[str]:
         ),
         (
             ["v6tov4 80 listenaddress=::0:1 name=a", "v6tov4 80 listenaddress=::1 name=b"],
-            "2 (b): listenport = 80: --rule 1 (a) listens on [::1]:80 already; change one of them",
+            "2 (b): listenport = 80: --rule 1 (a) listens on [::0:1]:80 already; change one of them",
         ),
         (
             ["v6tov4 80 listenaddress=A.example name=a", "v6tov4 80 listenaddress=a.example name=b"],
-            "2 (b): listenport = 80: --rule 1 (a) listens on a.example:80 already; change one of them",
+            "2 (b): listenport = 80: --rule 1 (a) listens on A.example:80 already; change one of them",
         ),
         (
             ["v6tov4 1 name=a", "v6tov4 2 name=a"],
@@ -51,6 +51,24 @@ def load_problems(*rules: str, status: str | None = None) -> list[str]:
 )
 def test_rules_that_are_wrong_together(rules: list[str], problem: str) -> None:
     assert load_problems(*rules) == [f"--rule {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (["v6tov4 80 name=x", "v6tov4 80 listenaddress=:: connectport=81 name=x"], ["name"]),
+        (["v6tov4 80 listenaddress=:: name=x", "v6tov4 80 name=x"], ["name"]),
+        (["v6tov4 80", "v6tov4 80 listenaddress=:: name=v6tov4/*:80"], ["name"]),
+        (["v6tov4 80", "v6tov4 81 name=v6tov4/*:80"], ["name"]),
+        (["v6tov4 81 name=v6tov4/*:80", "v6tov4 80"], ["name"]),
+        (["v6tov4 80 name=x", "v6tov4 80 name=x"], ["name", "listenport"]),
+        (["v6tov4 80", "v6tov4 80"], ["listenport"]),
+    ],
+)
+def test_names_are_unique_whatever_the_endpoints(rules: list[str], said: list[str]) -> None:
+    lines = load_problems(*rules)
+    assert [line.split(": ")[1].partition(" = ")[0] for line in lines] == said
+    assert all(line.startswith("--rule 2 ") for line in lines)
 
 
 def test_a_long_ring_is_cut_short() -> None:
@@ -100,6 +118,9 @@ EXPOSED = "whoever connects reaches the upstream as a local client"
         (["v6tov4 8080 connectport=80 listenaddress=localhost"], []),
         (["v6tov4 8080 connectport=80 allow=2001:db8::/32"], []),
         (["v6tov4 8080 connectport=80 connectsource=127.0.0.2"], []),
+        (["v6tov4 8080 connectport=80 connectsource=127.0.0.1 name=web"], ["web: " + EXPOSED]),
+        (["v4tov6 8080 connectport=80 connectsource=0::1 name=web"], ["web: " + EXPOSED]),
+        (["v4tov6 8080 connectport=80 connectsource=2001:db8::1"], []),
         (["v6tov4 8080 192.0.2.1 80"], []),
     ],
 )

@@ -11,11 +11,13 @@ import trio
 import trio.testing
 
 from portproxy import counters
-from portproxy.control import server
+from portproxy.config import DefaultControl
+from portproxy.control import place, server
 from portproxy.control.client import ask, health_over_http
 from portproxy.control.server import control_socket, health_reply, serve_control
 from portproxy.errors import PortproxyError, StartError
 from portproxy.model import Endpoint, Rule, RuleType
+from portproxy.options.addresses import SOCKET_PATH, SOCKET_PATH_BYTES
 from portproxy.snapshot import RuleState, RuleStatus, Snapshot
 from portproxy.wire.control_frames import Reply, Request, encode
 
@@ -35,6 +37,7 @@ HANDLERS = {"health": health, "broken": broken}
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
+    (tmp_path / "run").mkdir()
     return str(tmp_path / "run" / "control.sock")
 
 
@@ -107,7 +110,6 @@ async def test_the_socket_is_ours_alone_and_goes_with_us(path: str) -> None:
 
 
 async def test_a_stale_socket_is_replaced(path: str, nursery: trio.Nursery) -> None:
-    os.mkdir(os.path.dirname(path))
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
     await nursery.start(serve_control, path, HANDLERS)
@@ -123,7 +125,6 @@ async def test_a_live_relay_is_left_alone(relay: str) -> None:
 
 
 def test_a_relay_too_busy_to_accept_is_alive(path: str) -> None:
-    os.mkdir(os.path.dirname(path))
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
         busy.bind(path)
         busy.listen(0)
@@ -142,12 +143,55 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("a/b/c.sock", "No such file or directory"), ("x" * 120, "AF_UNIX path too long")],
+    [("a/c.sock", "No such file or directory"), ("x" * 120, "AF_UNIX path too long")],
 )
 def test_a_path_that_cannot_be_used(tmp_path: Path, name: str, why: str) -> None:
     with pytest.raises(StartError, match=f"^control .*: {why}$"):
         control_socket(str(tmp_path / name)).__enter__()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number the process has: the longest is pretended."""
+    monkeypatch.setattr(os, "getpid", lambda: 4194303)
+    path = str(tmp_path).ljust(SOCKET_PATH_BYTES - 2, "x") + "/c"
+    os.mkdir(os.path.dirname(path))
+    assert SOCKET_PATH.convert(path) == path
+    with control_socket(path):
+        assert os.path.exists(path)
+
+
+def test_the_default_s_directory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "ROOT_DIRECTORY", str(tmp_path / "portproxy"))
+    made = place.default_control(0, {})
+    assert made == DefaultControl(str(tmp_path / "portproxy" / "control.sock"))
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        with control_socket(str(made.path)):
+            assert place.default_control(0, {}) == made
+
+
+@pytest.mark.parametrize("under", ["file", "file/portproxy", "nowhere/portproxy"])
+def test_no_socket_at_root_s_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(place, "ROOT_DIRECTORY", str(tmp_path / under))
+    assert place.default_control(0, {}) == no_control(f"{tmp_path}/{under}/control.sock")
+
+
+def no_control(path: str) -> DefaultControl:
+    told = f"control is off: no socket can be made at {path}; name another place with --control"
+    return DefaultControl(None, told)
+
+
+def test_the_default_of_a_user(tmp_path: Path) -> None:
+    def default(directory: str) -> DefaultControl:
+        return place.default_control(1000, {"XDG_RUNTIME_DIR": directory})
+
+    assert place.default_control(1000, {}) == default("") == DefaultControl()
+    assert default(str(tmp_path)) == DefaultControl(f"{tmp_path}/portproxy.sock")
+    for directory in (f"{tmp_path}/nowhere", ".", "/" + "x" * 99):
+        assert default(directory) == no_control(f"{directory}/portproxy.sock")
+    assert default("/a\n").warning.isprintable()
 
 
 def test_a_successors_socket_is_not_removed(path: str) -> None:

@@ -44,6 +44,8 @@ def test_commands(text: str, tags: dict[str, str]) -> None:
     [
         ("", '"": ' + TYPE_FIRST),
         ("add", '"add": ' + TYPE_FIRST),
+        ("delete v4tov4 80", '"delete v4tov4 80": delete adds no rule; ' + TYPE_FIRST),
+        ("netsh int portproxy SHOW all", '"netsh int portproxy SHOW all": show adds no rule; ' + TYPE_FIRST),
         ("listenport=1", '"listenport=1": ' + TYPE_FIRST),
         ("v6tov4 'x", "\"v6tov4 'x\": no closing quotation; a quote ends with the same quote"),
         ("v6tov4 x\\", '"v6tov4 x\\": no escaped character; a quote ends with the same quote'),

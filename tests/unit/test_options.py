@@ -89,6 +89,22 @@ def test_durations(written: object, seconds: float | None) -> None:
     assert duration(0.001, off=True).convert(written) == seconds
 
 
+@pytest.mark.parametrize(
+    ("key", "words", "value"),
+    [
+        ("nodelay", ("true", "yes", "on", "On"), True),
+        ("nodelay", ("false", "no", "off"), False),
+        ("maxconn", ("off", "0", 0), None),
+        ("allow", ("off",), ()),
+    ],
+)
+def test_other_words_for_a_value(key: str, words: tuple[object, ...], value: object) -> None:
+    (kind,) = (option.kind for option in RULE_OPTIONS if option.name == key)
+    assert [kind.convert(word) for word in words] == [value] * len(words)
+    for word in words:
+        assert str(word).lower() in kind.accepts
+
+
 @given(st.integers(1 << 16, 1 << 20))
 def test_a_size_is_read_as_it_is_shown(number: int) -> None:
     assert size(1 << 16, 1 << 20).convert(show_size(number)) == number
