@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -68,6 +69,8 @@ def serve(path: str | None, rules: tuple[str, ...], status: str | None, control:
     def load() -> Config:
         return _load(path, rules, status, control)
 
+    # Asked to reload before it runs, it has nothing to reload; the default would be to die of it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     loaded = load()
     import trio
 
