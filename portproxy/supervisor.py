@@ -15,7 +15,7 @@ from portproxy.dataplane.loop import Accountable
 from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Rule
-from portproxy.net.holder import who_holds
+from portproxy.net.holder import Place, who_holds
 from portproxy.net.resolver import Lookup, ResolveError, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
@@ -206,21 +206,19 @@ class Supervisor:
 
     async def _name_holders(self) -> None:
         """Say who holds the ports that are in use: in a thread, because it looks at every process."""
-        places = [
-            (port, name, (address, *key[::-1]))
-            for key, port in self._ports.items()
-            for name, address in port.in_use.items()
-        ]
-        known = [self._errors.get(name, "").startswith(port.errors[name]) for port, name, _ in places]
-        if not all(known):
-            found = await trio.to_thread.run_sync(
-                who_holds, [place for _, _, place in places], abandon_on_cancel=True
-            )
-            for (port, name, _), holder in zip(places, found, strict=True):
+        places: list[Place] = []
+        unknown: list[tuple[Port, str]] = []
+        for key, port in self._ports.items():
+            for name, address in port.in_use.items():
+                if self._errors.get(name, "").startswith(port.errors[name]):
+                    port.errors[name] = self._errors[name]
+                else:
+                    places.append((address, *key[::-1]))
+                    unknown.append((port, name))
+        if places:
+            found = await trio.to_thread.run_sync(who_holds, places, abandon_on_cancel=True)
+            for (port, name), holder in zip(unknown, found, strict=True):
                 port.errors[name] += f" by {holder}" if holder else ""
-        else:
-            for port, name, _ in places:
-                port.errors[name] = self._errors[name]
 
     def _retire(self, within: float) -> None:
         """Let the sessions of rules that are gone end by themselves, ``within`` seconds at most."""

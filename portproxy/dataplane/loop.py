@@ -164,9 +164,7 @@ class Loop:
             if self.turn():
                 polls += 1
                 empty = 0
-            elif empty < _EMPTY_POLLS:
-                empty += 1
-            else:
+            elif (empty := empty + 1) == _EMPTY_POLLS:
                 return False
         return True
 

@@ -90,13 +90,17 @@ class Port:
             acceptor.serve(instances[rule.name], specific)
             return
         try:
-            sock = listen(self._family, self._names.address(rule), rule)
+            self._acceptors[listening.address] = self._open(rule, instances[rule.name], specific)
         except (ResolveError, OSError) as error:
             self._note(rule, error)
-        else:
-            self._acceptors[listening.address] = Acceptor(
-                self._engine, sock, instances[rule.name], specific, self._shortage
-            )
+
+    def _open(self, rule: Rule, default: Instance, specific: dict[AddressKey, Instance]) -> Acceptor:
+        sock = listen(self._family, self._names.address(rule), rule)
+        try:
+            return Acceptor(self._engine, sock, default, specific, self._shortage)
+        except OSError:  # epoll_ctl(2): no watch is left
+            sock.close()
+            raise
 
     def _by_address(
         self, rules: Sequence[Rule], instances: Mapping[str, Instance]

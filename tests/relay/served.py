@@ -78,16 +78,28 @@ async def _read(stream: trio.abc.ReceiveStream | None, take: Callable[[Line], No
     assert not buffer
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "portproxy", "serve", "--control", "off", *arguments]
+def command(*arguments: str, module: str = "portproxy") -> list[str]:
+    return [sys.executable, "-m", module, "serve", "--control", "off", *arguments]
 
 
 @asynccontextmanager
-async def serving(path: Path, *tables: str, arguments: Sequence[str] = ()) -> AsyncIterator[Served]:
-    """A relay that is ready, with ``tables`` in the file ``path``. A test that leaves it running kills it."""
+async def serving(
+    path: Path,
+    *tables: str,
+    arguments: Sequence[str] = (),
+    module: str = "portproxy",
+    until: str = "ready",
+) -> AsyncIterator[Served]:
+    """A relay that has said ``until``, with ``tables`` in the file ``path``, run by ``module``.
+
+    A test that leaves it running kills it.
+    """
     await trio.Path(path).write_text("\n".join(tables))
     process = await trio.lowlevel.open_process(
-        command("-c", str(path), *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=TOP
+        command("-c", str(path), *arguments, module=module),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=TOP,
     )
     served = Served(path, process)
     try:
@@ -95,7 +107,7 @@ async def serving(path: Path, *tables: str, arguments: Sequence[str] = ()) -> As
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_read, process.stdout, served.records.append)
                 nursery.start_soon(_read, process.stderr, served.events.append)
-                await served.said("ready")
+                await served.said(until)
                 yield served
                 nursery.cancel_scope.cancel()
     finally:

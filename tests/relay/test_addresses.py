@@ -9,8 +9,15 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from trio.testing import MockClock
 
+from portproxy.accesslog import Record
+from portproxy.dataplane.engine import Engine
+from portproxy.dataplane.wheel import Timed
 from portproxy.model import Acl, Endpoint, Family, Limits, Rule, RuleType
+from portproxy.net.dial import begin_connect
+from portproxy.net.resolver import KEEP_LAST_GOOD
+from portproxy.relay import session
 from tests.relay.namespaces import command, in_own_network, lose
 from tests.relay.rig import (
     Relay,
@@ -141,6 +148,104 @@ async def test_a_listen_address_that_is_a_name() -> None:
             assert (await relay.record(4)).reason == "connect-loop"
 
 
+async def test_a_listen_name_that_stops_resolving_reroutes_nothing(mock_clock: MockClock) -> None:
+    """Its rule keeps its address beside a wildcard too, and after its last good answer is forgotten."""
+    mock_clock.rate = 1.0
+    known = answers("127.0.0.4")
+    failing = False
+
+    def lookup(name: str, family: Family) -> tuple[str, ...]:
+        if failing:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return known(name, family)
+
+    async def taken_by(number: int) -> str:
+        with dial_endpoint("127.0.0.4", named.listen.port) as client:
+            await round_trip(client)
+        return (await relay.record(number)).rule
+
+    with upstream() as service:
+        named = to(service, name="named", listen=Endpoint(NAME, free_port()))
+        wildcard = to(service, name="wildcard", listen=Endpoint("*", named.listen.port))
+        running = relaying(named, wildcard, lookup=lookup, patience=10 * KEEP_LAST_GOOD)
+        async with beside(partial(echo, service)), running as relay:
+            assert await taken_by(0) == "named"
+            failing = True
+            for number in (1, 2):
+                mock_clock.jump(KEEP_LAST_GOOD + 1)
+                await relay.supervisor.reload(relay.config(named, replace(wildcard, backlog=number)))
+                assert await taken_by(number) == "named"
+            assert not relay.heard("does not listen")
+
+
+@in_own_network
+async def test_an_address_beside_a_wildcard_in_whatever_spelling() -> None:
+    command("ip link add near type veth peer name far")
+    for link in ("near", "far"):
+        command(f"ip address add fe80::{link == 'far':d}:1/64 dev {link} nodad")
+        command(f"ip link set {link} up")
+    command("ip address add ::1.2.3.4/128 dev lo")
+    scope = socket.if_nametoindex("far")
+    with upstream() as service:
+        wildcard = to(service, type=RuleType.V6TOV4, name="wildcard", listen=Endpoint("*", free_port()))
+        async with beside(partial(echo, service)), relaying(wildcard) as relay:
+            for number, (spelled, dialled) in enumerate(
+                [
+                    (f"fe80::1:1%{scope}", "fe80::1:1%far"),
+                    ("fe80::1:1%far", f"fe80::1:1%{scope}"),
+                    ("::1.2.3.4", "::102:304"),
+                    ("::102:304", "::1.2.3.4"),
+                    ("0:0::102:304", "::102:304"),
+                ]
+            ):
+                specific = replace(wildcard, name="specific", listen=Endpoint(spelled, wildcard.listen.port))
+                await relay.supervisor.reload(relay.config(wildcard, specific))
+                for address, rule in ((dialled, "specific"), ("::1", "wildcard")):
+                    with dial_endpoint(address, wildcard.listen.port) as client:
+                        await round_trip(client)
+                    await relay.until(partial(has, relay.records_of[rule], number + 1))
+            assert not relay.heard("does not listen")
+
+
+def has(records: list[Record], number: int) -> bool:
+    return len(records) == number
+
+
+@in_own_network
+async def test_connecttimeout_holds_for_all_addresses_together() -> None:
+    """Each gets its share of what is left; once nothing is left, the others are not tried."""
+    addresses = [f"127.0.1.{number}" for number in range(1, 51)]
+    rule = make_rule(f"{NAME}:{free_port()}", limits=Limits(connecttimeout=10.0))
+    lose(f"ip daddr 127.0.1.0/24 tcp dport {rule.connect.port}")
+    async with relaying(rule, lookup=answers(*addresses)) as relay:
+        engine = relay.supervisor.engine
+        now = 1000.0
+        dialled: list[tuple[str, float]] = []
+        deadlines: list[float] = []
+
+        def dial_slowly(address: str, rule: Rule) -> socket.socket:
+            nonlocal now
+            dialled.append((address, now))
+            now += 1.0  # whatever the share was, it is used up
+            return begin_connect(address, rule)
+
+        def schedule(item: Timed, deadline: float) -> None:
+            deadlines.append(deadline)
+            Engine.schedule(engine, item, deadline)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "clock", lambda: now)
+            patch.setattr(engine, "schedule", schedule)
+            patch.setattr(session, "begin_connect", dial_slowly)
+            with dial(rule) as client:
+                assert await was_reset(client)
+            record = await relay.record()
+        assert record.reason == "connect-timeout"
+        assert dialled == [(addresses[number], 1000.0 + number) for number in range(10)]
+        shares = [(10 - number) / (50 - number) for number in range(10)]
+        assert deadlines == [1000.0 + number + share for number, share in enumerate(shares)]
+
+
 @in_own_network
 async def test_scoped_addresses() -> None:
     command("ip link add name near type veth peer name far")
@@ -225,9 +330,9 @@ async def test_options_are_on_both_sockets() -> None:
                     ("specific", (1, 30, 5, 6, 2500, 1)),
                     ("wildcard", (0, None, None, None, 0, 0)),
                 ):
-                    (session,) = relay.supervisor._instances[name].sessions
-                    assert session.transfer
-                    for leg in (session.transfer.up, session.transfer.down):
+                    (relayed,) = relay.supervisor._instances[name].sessions
+                    assert relayed.transfer
+                    for leg in (relayed.transfer.up, relayed.transfer.down):
                         assert options(leg.sock) == expected
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +13,13 @@ import pytest
 import trio
 
 from portproxy import supervisor
-from portproxy.model import ANY, Endpoint, Limits, Rule, RuleType, literal
-from portproxy.net.holder import in_the_way
+from portproxy.model import ANY, DataPlaneChoice, Endpoint, Family, Limits, Rule, RuleType, literal
+from portproxy.net.holder import Place, in_the_way, who_holds
+from portproxy.net.listeners import listen
+from portproxy.relay import port
 from portproxy.snapshot import RuleState
 from portproxy.status.app import answer
+from tests.conftest import open_descriptors
 from tests.relay.rig import (
     Relay,
     beside,
@@ -26,6 +32,7 @@ from tests.relay.rig import (
     port_of,
     relaying,
     round_trip,
+    send_all,
     to,
     upstream,
     was_reset,
@@ -61,6 +68,25 @@ def listening(rule: Rule) -> set[str]:
     address = literal(rule.bind_address)
     assert address
     return in_the_way(address, rule.listen.port)
+
+
+def count_attempts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each rule has tried to listen from here on; those that fail try again soon."""
+    attempts: Counter[str] = Counter()
+
+    def counted(family: Family, address: str, rule: Rule) -> socket.socket:
+        attempts[rule.name] += 1
+        return listen(family, address, rule)
+
+    monkeypatch.setattr(port, "listen", counted)
+    monkeypatch.setattr(supervisor, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(supervisor, "RETRY_LAST", 0.02)
+    return attempts
+
+
+def retrying(relay: Relay) -> bool:
+    """Whether it still tries to listen for rules that failed."""
+    return any(task.name.endswith("._retry") for task in relay.supervisor._nursery.child_tasks)
 
 
 async def test_a_port_taken_at_a_reload_fails_its_rule_until_it_is_free() -> None:
@@ -225,19 +251,96 @@ async def test_what_is_queued_before_a_specific_rule_comes_goes_to_the_wildcard(
 async def test_nothing_is_said_of_a_failed_rule_while_the_relay_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "RETRY_FIRST", 0.01)
+    attempts = count_attempts(monkeypatch)
     with upstream() as service:
         rule, failing = to(service, name="rule"), make_rule(name="failing")
         async with beside(partial(echo, service)), relaying(rule) as relay:
             with taken(failing.listen.port), dial(rule) as client:
                 await round_trip(client)
                 await relay.supervisor.reload(relay.config(rule, failing))
+                before = attempts[failing.name]
+                await eventually(lambda: attempts[failing.name] > before)  # retries go on
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(relay.supervisor.drain)
                     await eventually(lambda: not listening(rule))
-                    await trio.sleep(0.1)  # a few times RETRY_FIRST
+                    await eventually(lambda: not retrying(relay))
                     client.close()
             assert relay.heard("listens again") == []
+
+
+async def test_who_holds_a_port_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all that fail together, and not again while they go on failing."""
+    asked: list[Sequence[Place]] = []
+
+    def counted(places: Sequence[Place]) -> list[str]:
+        asked.append(places)
+        return who_holds(places)
+
+    monkeypatch.setattr(supervisor, "who_holds", counted)
+    attempts = count_attempts(monkeypatch)
+    rules = [make_rule(name=f"rule {number}") for number in range(21)]
+    with ExitStack() as stack:
+        for rule in rules:
+            stack.enter_context(taken(rule.listen.port))
+        async with relaying() as relay:
+            await relay.supervisor.reload(relay.config(*rules[:20]))
+            await eventually(lambda: min(attempts.values()) > 3)
+            assert [len(places) for places in asked] == [20]
+            await relay.supervisor.reload(relay.config(*rules))
+            await eventually(lambda: attempts["rule 20"] > 3)
+            assert [len(places) for places in asked] == [20, 1]
+            said = {str(event.fields["rule"]): event.fields["error"] for event in relay.events}
+            assert len(said) == len(relay.events) == 21
+            assert said == {
+                status.rule.name: status.last_error for status in relay.supervisor.snapshot().rules
+            }
+            assert all(str(error).count("in use by") == 1 for error in said.values())
+
+
+def pipes() -> int:
+    return sum(target.startswith("pipe:") for target in open_descriptors().values())
+
+
+async def test_reloads_that_change_pipesize_leave_no_pipes_behind() -> None:
+    with upstream() as service:
+        rule = to(service, dataplane=DataPlaneChoice.SPLICE)
+        before = pipes()
+        async with beside(partial(echo, service)), relaying(rule) as relay:
+            for number in range(10):
+                await relay.supervisor.reload(relay.config(replace(rule, pipesize=(number + 1) << 16)))
+                with dial(rule) as client:
+                    await round_trip(client)
+                await relay.record(number)
+                assert before + 2 <= pipes() <= before + 2 * 2  # both ends, both directions
+            assert {record.dataplane for record in relay.records} == {"splice"}
+            await relay.supervisor.reload(relay.config())
+            assert pipes() == before
+
+
+async def test_a_pipe_in_use_outlives_its_pool_and_is_closed_then() -> None:
+    with upstream() as service:
+        rule = to(service, dataplane=DataPlaneChoice.SPLICE)
+        data = bytes(64 << 20)  # more than the kernel takes before somebody reads
+        before = pipes()
+        async with relaying(rule) as relay:
+            with dial(rule) as client:
+                async with beside(partial(send_all, client, data)):
+                    far, _ = await service.accept()
+                    with far:
+                        await eventually(lambda: in_flight(relay))
+                        await relay.supervisor.reload(relay.config(replace(rule, pipesize=1 << 16)))
+                        assert pipes() == before + 2
+                        got = 0
+                        while got < len(data):
+                            got += len(await far.recv(1 << 20))
+                        await eventually(lambda: pipes() == before)
+            assert (await relay.record()).up_delivered == len(data)
+
+
+def in_flight(relay: Relay) -> int:
+    """Bytes on their way up that have left the client's socket."""
+    (session,) = relay.supervisor._instances["rule"].sessions
+    return session.transfer.up.pending if session.transfer else 0
 
 
 async def test_both_families_listen_on_one_port() -> None:

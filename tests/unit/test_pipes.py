@@ -79,6 +79,18 @@ def test_a_closed_pool_stays_usable(pool: PipePool) -> None:
     pool.give_back(taken(pool))
 
 
+def test_a_retired_pool_keeps_nothing(pool: PipePool) -> None:
+    out, pooled = taken(pool), taken(pool)
+    pool.give_back(pooled)
+    pool.retire()
+    assert not is_open(pooled.reader)
+    assert not is_open(pooled.writer)
+    assert is_open(out.reader)
+    pool.give_back(out)
+    assert not is_open(out.reader)
+    assert not is_open(out.writer)
+
+
 @pytest.mark.parametrize("left", [0, 1])
 def test_none_where_descriptors_have_run_out(pool: PipePool, left: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

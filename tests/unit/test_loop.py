@@ -1,0 +1,80 @@
+"""The loop's bursts: how long the other tasks of the process may have to wait, and when it parks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from portproxy.dataplane.loop import Loop
+
+
+class Work:
+    """A clock, and something to do in ``turns`` turns, each of which takes ``seconds`` of it."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.now = 100.0
+        self.turns = 0
+        self._seconds = seconds
+        self.loop = Loop(self._fault, lambda: self.now)
+
+    def give(self, turns: int) -> None:
+        self.turns = turns
+        self.loop.defer(self._do, self)
+
+    def on_fault(self) -> None:
+        raise AssertionError("nothing here fails")
+
+    def _fault(self, what: str) -> None:
+        raise AssertionError(what)
+
+    def _do(self) -> None:
+        self.now += self._seconds
+        self.turns -= 1
+        if self.turns:
+            self.loop.defer(self._do, self)
+
+
+@pytest.fixture
+def work(seconds: float) -> Iterator[Work]:
+    work = Work(seconds)
+    yield work
+    work.loop.shut()
+
+
+# The figures are written out, not taken from the module: changing them shall be noticed.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "turns"),
+    [(0.0, 8), (0.0002, 8), (0.0004, 5), (0.0009, 3), (0.0021, 1), (10.0, 1)],
+)
+def test_a_burst_ends_after_8_turns_or_2_ms(work: Work, turns: int) -> None:
+    work.give(20)
+    assert work.loop._burst()
+    assert work.loop.turns == turns
+    assert work.turns == 20 - turns
+    assert work.loop._burst()
+    assert work.loop.turns == 2 * turns
+
+
+@pytest.mark.parametrize("seconds", [0.0])
+def test_a_burst_gives_up_after_20_polls_that_find_nothing(work: Work) -> None:
+    assert not work.loop._burst()
+    assert work.loop.turns == 20
+
+
+@pytest.mark.parametrize("seconds", [0.0])
+def test_polls_that_find_nothing_are_counted_anew_after_one_that_does(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = work.loop.turn
+
+    def turn_with_work_at_the_tenth() -> bool:
+        if work.loop.turns == 9:
+            work.give(1)
+        return turn()
+
+    monkeypatch.setattr(work.loop, "turn", turn_with_work_at_the_tenth)
+    assert not work.loop._burst()
+    assert work.loop.turns == 10 + 20
