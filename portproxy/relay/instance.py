@@ -118,7 +118,7 @@ class Instance:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
         counters.observe_connect(self.block, seconds)
 
-    def failed(self, session: Session, reason: ConnectFailed, error: int) -> None:
+    def failed(self, session: Session, reason: ConnectFailed, error: int | str) -> None:
         """A session got no upstream."""
         self.block[counters.CONNECT_FAILED + reason.slot] += 1
         self._leave(session)
@@ -167,7 +167,9 @@ class Instance:
         if not self.sessions:
             self._around.on_idle()
 
-    def _report(self, session: Session, moved: Moved, reason: ConnectFailed | Ended, error: int) -> None:
+    def _report(
+        self, session: Session, moved: Moved, reason: ConnectFailed | Ended, error: int | str
+    ) -> None:
         if not self._around.report:
             return
         upstream = session.upstream_address
@@ -184,9 +186,15 @@ class Instance:
                 *moved.down,
                 moved.dataplane,
                 reason,
-                f"{errno.errorcode.get(error, error)}: {os.strerror(error)}" if error else "",
+                _error_text(error),
             )
         )
+
+
+def _error_text(error: int | str) -> str:
+    if isinstance(error, str) or not error:
+        return error or ""
+    return f"{errno.errorcode.get(error, error)}: {os.strerror(error)}"
 
 
 def _local_endpoint(sock: socket.socket) -> str:

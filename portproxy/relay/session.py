@@ -41,8 +41,8 @@ class Running(Protocol):
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
 
-    def failed(self, session: Session, reason: ConnectFailed, error: int) -> None:
-        """A session got no upstream."""
+    def failed(self, session: Session, reason: ConnectFailed, error: int | str) -> None:
+        """A session got no upstream; ``error`` is the errno, or what the resolver said."""
 
     def ended(self, session: Session, outcome: Outcome) -> None:
         """A session's relaying has ended."""
@@ -99,8 +99,8 @@ class Session:
         """Begin with the upstream's addresses, at once where they are known without waiting."""
         try:
             addresses = self.instance.known_addresses(self.rule)
-        except ResolveError:
-            self._give_up(ConnectFailed.RESOLVE)
+        except ResolveError as error:
+            self._give_up(ConnectFailed.RESOLVE, str(error))
             return
         if addresses is None:
             self.instance.spawn(self._resolve, self)
@@ -113,8 +113,8 @@ class Session:
             addresses = await self.instance.resolver.resolve(
                 rule.connect.address, rule.type.connect_family, rule.limits.connecttimeout
             )
-        except ResolveError:
-            self._give_up(ConnectFailed.RESOLVE)
+        except ResolveError as error:
+            self._give_up(ConnectFailed.RESOLVE, str(error))
         else:
             self._dial_each(addresses)
 
@@ -246,7 +246,7 @@ class Session:
     def _finished(self, outcome: Outcome) -> None:
         self.instance.ended(self, outcome)
 
-    def _give_up(self, reason: ConnectFailed) -> None:
+    def _give_up(self, reason: ConnectFailed, why: str = "") -> None:
         if self._over:
             return
         self._over = True
@@ -255,4 +255,4 @@ class Session:
         self._drop_upstream()
         reset(self.client.sock)
         engine.close(self.client)
-        self.instance.failed(self, reason, self._error)
+        self.instance.failed(self, reason, why or self._error)

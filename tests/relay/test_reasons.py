@@ -176,7 +176,9 @@ async def connect_unreachable() -> Relay:
 @provokes(ConnectFailed.RESOLVE, IN_OWN_NETWORK)
 async def connect_resolve() -> Relay:
     async with relaying(make_rule("nobody.invalid:80")) as relay:
-        return await fails_to_connect(relay)
+        await fails_to_connect(relay)
+    assert relay.records[0].error.startswith("nobody.invalid: ")
+    return relay
 
 
 @provokes(ConnectFailed.LOOP)
