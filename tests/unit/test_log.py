@@ -144,7 +144,7 @@ def test_a_fault_carries_its_traceback_in_one_line(log: Log, events: list[Event]
 
 @pytest.fixture
 def library(log: Log) -> Iterator[logging.Logger]:
-    logger = logging.getLogger("portproxy.test.library")
+    logger = logging.getLogger("portproxy.test.lib")
     handler = LibraryHandler(log)
     logger.addHandler(handler)
     logger.propagate = False
@@ -155,7 +155,7 @@ def library(log: Log) -> Iterator[logging.Logger]:
 def test_library_warnings_are_logged(library: logging.Logger, events: list[Event]) -> None:
     library.warning("accept returned %s", "EMFILE")
     assert events == [
-        Event(NOW, Level.WARNING, "accept returned EMFILE", {"library": "portproxy.test.library"})
+        Event(NOW, Level.WARNING, "accept returned EMFILE", {"library": "portproxy.test.lib"})
     ]
 
 
