@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from portproxy.dataplane.loop import Accountable
 from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Rule
-from portproxy.net.holder import Place, who_holds
+from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.resolver import Lookup, ResolveError, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
@@ -144,7 +145,7 @@ class Supervisor:
         """What is true now; ``lost_lines`` is passed on."""
         shadowed = dict(self.config.shadowed)
         retired: dict[str, list[Instance]] = {}
-        for instance in self._retired:
+        for instance in self._leaving | self._retired:
             retired.setdefault(instance.rule.name, []).append(instance)
         statuses = []
         for rule in self.config.rules:
@@ -193,13 +194,16 @@ class Supervisor:
         for rule in self.config.active:
             if port_key(rule) in rules:
                 rules[port_key(rule)].append(rule)
+        for key in keys:
+            if key not in self._ports:
+                self._ports[key] = Port(*key, self.engine, self._names, self._shortage)
+        listeners = None
+        if any(self._ports[key].gives_way(rules[key]) for key in keys):
+            listeners = await trio.to_thread.run_sync(Listeners, abandon_on_cancel=True)
         for number, key in enumerate(keys):
             if number % _ARRANGED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            port = self._ports.get(key)
-            if port is None:
-                port = self._ports[key] = Port(*key, self.engine, self._names, self._shortage)
-            port.arrange(rules[key], self._instances)
+            self._ports[key].arrange(rules[key], self._instances, listeners)
             if not rules[key]:
                 del self._ports[key]
         await self._name_holders()
@@ -280,23 +284,20 @@ class Supervisor:
     def _leads_back(self, rule: Rule, address: str) -> bool:
         """Whether a connection of ``rule`` to ``address`` comes back to it, through whichever rules."""
         passed: set[Instance] = set()
-        at = rule
-        while True:
+        ways = [(rule, address)]
+        while ways:
+            at, address = ways.pop()
             port = self._ports.get((at.type.connect_family, at.connect.port))
             reached = port.serving(address) if port else None
             if reached is None or reached in passed:
-                return False
+                continue
             if reached.rule.endpoint == rule.endpoint:
                 return True
             passed.add(reached)
-            at = reached.rule
-            try:
-                known = reached.known_addresses(at)
-            except ResolveError:
-                return False
-            if not known:
-                return False
-            address = known[0]
+            with contextlib.suppress(ResolveError):
+                known = reached.known_addresses(reached.rule) or ()
+                ways += [(reached.rule, further) for further in known]
+        return False
 
     def _on_idle(self) -> None:
         self._retired -= {instance for instance in self._retired if not instance.sessions}

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from portproxy.errors import printable
@@ -22,11 +22,10 @@ Place = tuple[str, int, Family]
 """An address, a port and a family that somebody wants to listen on."""
 
 
-class Listener(NamedTuple):
-    """A row of /proc/net/tcp or tcp6 in state LISTEN."""
+class _Row(NamedTuple):
+    """A row of /proc/net/tcp or tcp6 in state LISTEN, but for its port."""
 
     address: IPAddress
-    port: int
     inode: str
 
 
@@ -37,35 +36,43 @@ def parse_address(text: str) -> IPAddress:
     return ipaddress.ip_address(packed)
 
 
-def _listeners(table: str) -> Iterator[Listener]:
-    try:
-        with open(f"/proc/net/{table}") as rows:
-            next(rows)
-            for row in rows:
-                columns = row.split()
-                if columns[3] == _LISTEN:
-                    address, port = columns[1].split(":")
-                    yield Listener(parse_address(address), int(port, 16), columns[9])
-    except OSError:
-        return
+def _rows_by_port(table: str) -> dict[int, list[_Row]]:
+    found: dict[int, list[_Row]] = {}
+    with contextlib.suppress(OSError), open(f"/proc/net/{table}") as rows:
+        next(rows)
+        for row in rows:
+            columns = row.split()
+            if columns[3] == _LISTEN:
+                address, port = columns[1].split(":")
+                found.setdefault(int(port, 16), []).append(_Row(parse_address(address), columns[9]))
+    return found
 
 
-def in_the_way(address: IPAddress, port: int) -> set[str]:
-    """The inodes of the listeners that keep ``address`` and ``port`` from being bound.
+class Listeners:
+    """All that listens on TCP in this network namespace, as it is when this is made.
 
-    A wildcard and any address of its family exclude each other. A socket on ``::`` without IPV6_V6ONLY
-    takes IPv4 too, which the table does not show: the other family is suspected where its own is clear.
+    Reads every TCP socket's row: with thousands of connections that takes tens of milliseconds.
     """
-    tcp = [row for row in _listeners("tcp") if row.port == port]
-    tcp6 = [row for row in _listeners("tcp6") if row.port == port]
-    own, other = (tcp, tcp6) if address.version == 4 else (tcp6, tcp)
-    if address.is_unspecified:
-        blocking = own
-    else:
-        blocking = [row for row in own if row.address == address or row.address.is_unspecified]
-    if not blocking:
-        blocking = [row for row in other if _spans_families(row.address) or _spans_families(address)]
-    return {row.inode for row in blocking}
+
+    def __init__(self) -> None:
+        self._tcp = _rows_by_port("tcp")
+        self._tcp6 = _rows_by_port("tcp6")
+
+    def in_the_way(self, address: IPAddress, port: int) -> set[str]:
+        """The inodes of the listeners that keep ``address`` and ``port`` from being bound.
+
+        A wildcard and any address of its family exclude each other. A socket on ``::`` without IPV6_V6ONLY
+        takes IPv4 too, which the table does not show: the other family is suspected where its own is clear.
+        """
+        tcp, tcp6 = self._tcp.get(port, []), self._tcp6.get(port, [])
+        own, other = (tcp, tcp6) if address.version == 4 else (tcp6, tcp)
+        if address.is_unspecified:
+            blocking = own
+        else:
+            blocking = [row for row in own if row.address == address or row.address.is_unspecified]
+        if not blocking:
+            blocking = [row for row in other if _spans_families(row.address) or _spans_families(address)]
+        return {row.inode for row in blocking}
 
 
 def _spans_families(address: IPAddress) -> bool:
@@ -93,14 +100,15 @@ def holders(places: Sequence[Place]) -> list[list[str]]:
     Empty where it cannot be seen: another user's process, another container, or gone since. Reads every
     process's descriptors, once: blocks for a tenth of a second and more.
     """
+    listeners = Listeners()
     wanted: list[set[str]] = []
     for address, port, family in places:
         ip = literal(family.wildcard if address == ANY else address.partition("%")[0])
-        wanted.append({f"socket:[{inode}]" for inode in in_the_way(ip, port)} if ip else set())
+        wanted.append({f"socket:[{inode}]" for inode in listeners.in_the_way(ip, port)} if ip else set())
     found: list[list[str]] = [[] for _ in places]
     if not any(wanted):
         return found
-    for pid in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
+    for pid in _processes():
         # A process may end, or close a descriptor, while it is looked at; and not all may be looked at.
         with contextlib.suppress(OSError):
             sockets = _sockets(pid)
@@ -108,6 +116,12 @@ def holders(places: Sequence[Place]) -> list[list[str]]:
                 if sockets & theirs:
                     names.append(_process_name(pid))
     return found
+
+
+def _processes() -> list[str]:
+    with contextlib.suppress(OSError):  # descriptors have run out, as it may be
+        return sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int)
+    return []
 
 
 def who_holds(places: Sequence[Place]) -> list[str]:

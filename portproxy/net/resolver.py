@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import socket
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from portproxy.model import Family
-from portproxy.net.tcp import normalised
+from portproxy.net.tcp import with_scope
 
 THREADS = 8
 """getaddrinfo(3) cannot be cancelled: a dead name server may keep this many threads, not more."""
@@ -33,7 +34,7 @@ def lookup(name: str, family: Family) -> tuple[str, ...]:
     Blocks. Raises OSError (gaierror), or UnicodeError for a name that cannot be encoded.
     """
     found = socket.getaddrinfo(name, None, family.af, socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(normalised(sockaddr) for *_, sockaddr in found))
+    return tuple(dict.fromkeys(with_scope(sockaddr) for *_, sockaddr in found))
 
 
 @dataclass(slots=True)
@@ -89,10 +90,11 @@ class Resolver:
     async def _ask(self, name: str, family: Family, entry: _Entry) -> None:
         addresses: tuple[str, ...] = ()
         try:
-            addresses = await trio.to_thread.run_sync(
+            found = await trio.to_thread.run_sync(
                 self._lookup, name, family, abandon_on_cancel=True, limiter=self._threads
             )
-            error = "no address in this family"
+            addresses = tuple(address for address in found if _of_a_host(address))
+            error = "no address of a host in this family"
         except OSError as failure:
             error = failure.strerror or str(failure)
         except ValueError as failure:  # UnicodeError is one
@@ -101,6 +103,13 @@ class Resolver:
         assert entry.arrived is not None
         entry.arrived.set()
         entry.arrived = None
+
+
+def _of_a_host(address: str) -> bool:
+    """Whether a literal names a host: connecting to ``0.0.0.0`` or ``::``, as name servers that block answer,
+    would reach this one; a v4-mapped address is of the other family."""
+    ip = ipaddress.ip_address(address)
+    return not ip.is_unspecified and not (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped)
 
 
 def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float) -> None:

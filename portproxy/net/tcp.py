@@ -71,10 +71,16 @@ def normalised(sockaddr: SockAddr) -> str:
 
     A v4-mapped address is the IPv4 address that it maps (RFC 4291, 2.5.5.2); a scope is its interface.
     """
+    host = with_scope(sockaddr)
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def with_scope(sockaddr: SockAddr) -> str:
+    """The literal address of an endpoint, its scope by the interface's name."""
     host: str = sockaddr[0]
     if len(sockaddr) == 4 and sockaddr[3]:
         return f"{host}%{_interface(sockaddr[3])}"
-    return host[7:] if host.startswith("::ffff:") and "." in host else host
+    return host
 
 
 def _interface(index: int) -> str:

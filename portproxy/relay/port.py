@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from portproxy.dataplane.engine import Engine
 from portproxy.model import Family, Rule
 from portproxy.net.dial import is_local
-from portproxy.net.holder import in_the_way
+from portproxy.net.holder import Listeners
 from portproxy.net.listeners import explain_bind, listen
 from portproxy.net.resolver import ResolveError
 from portproxy.net.tcp import AddressKey, address_key, sockaddr
@@ -39,16 +39,26 @@ class Port:
         self.errors: dict[str, str] = {}
         self.in_use: dict[str, str] = {}
 
-    def arrange(self, rules: Sequence[Rule], instances: Mapping[str, Instance]) -> None:
+    def gives_way(self, rules: Sequence[Rule]) -> bool:
+        """Whether sockets on specific addresses have to be closed for one on the wildcard."""
+        return bool(self._acceptors) and any(
+            rule.wildcard and rule.bind_address not in self._acceptors for rule in rules
+        )
+
+    def arrange(
+        self, rules: Sequence[Rule], instances: Mapping[str, Instance], listeners: Listeners | None
+    ) -> None:
         """Listen for ``rules``, each served by the instance of its name; close what none needs anymore.
 
-        What is queued on a socket goes to whom it was meant for when it was queued.
+        What is queued on a socket goes to whom it was meant for when it was queued. ``listeners`` is
+        needed where ``gives_way`` says so.
         """
         for acceptor in self._acceptors.values():
             acceptor.accept_queued()
         self.errors.clear()
         self.in_use.clear()
-        self._refuse_hopeless_wildcard(rules)
+        if listeners and self.gives_way(rules):
+            self._refuse_hopeless_wildcard(rules, listeners)
         wanted = layout([rule for rule in rules if rule.name not in self.errors])
         self._close_all_but({listening.address for listening in wanted})
         for listening in wanted:
@@ -105,10 +115,13 @@ class Port:
     def _by_address(
         self, rules: Sequence[Rule], instances: Mapping[str, Instance]
     ) -> dict[AddressKey, Instance]:
-        found = {}
+        found: dict[AddressKey, Instance] = {}
         for rule in rules:
             try:
-                found[address_key(sockaddr(self._names.address(rule), self._port))] = instances[rule.name]
+                key = address_key(sockaddr(self._names.address(rule), self._port))
+                if key in found:  # two spellings of one address, as a name and its literal
+                    raise OSError(errno.EADDRINUSE, "")
+                found[key] = instances[rule.name]
             except (ResolveError, OSError) as error:
                 self._note(rule, error)
         return found
@@ -117,17 +130,15 @@ class Port:
         for address in [address for address in self._acceptors if address not in addresses]:
             self._acceptors.pop(address).close()
 
-    def _refuse_hopeless_wildcard(self, rules: Sequence[Rule]) -> None:
+    def _refuse_hopeless_wildcard(self, rules: Sequence[Rule], listeners: Listeners) -> None:
         """Keep sockets on specific addresses open where a wildcard's is bound to fail.
 
         A wildcard takes over from them only after they are closed; a stranger on the same port would
         then cost the rules that listen already their sockets for nothing.
         """
-        wildcard = next((rule for rule in rules if rule.wildcard), None)
-        if wildcard is None or not self._acceptors or wildcard.bind_address in self._acceptors:
-            return
+        wildcard = next(rule for rule in rules if rule.wildcard)
         ours = {acceptor.inode for acceptor in self._acceptors.values()}
-        if in_the_way(ipaddress.ip_address(wildcard.bind_address), self._port) - ours:
+        if listeners.in_the_way(ipaddress.ip_address(wildcard.bind_address), self._port) - ours:
             self._note(wildcard, OSError(errno.EADDRINUSE, ""))
 
     def _note(self, rule: Rule, error: ResolveError | OSError) -> None:

@@ -18,6 +18,7 @@ from portproxy.model import Acl, Endpoint, Family, Limits, Rule, RuleType
 from portproxy.net.dial import begin_connect
 from portproxy.net.resolver import KEEP_LAST_GOOD
 from portproxy.relay import session
+from portproxy.snapshot import RuleState
 from tests.relay.namespaces import command, in_own_network, lose
 from tests.relay.rig import (
     Relay,
@@ -244,6 +245,38 @@ async def test_connecttimeout_holds_for_all_addresses_together() -> None:
         assert dialled == [(addresses[number], 1000.0 + number) for number in range(10)]
         shares = [(10 - number) / (50 - number) for number in range(10)]
         assert deadlines == [1000.0 + number + share for number, share in enumerate(shares)]
+
+
+async def test_a_ring_through_the_second_address_of_a_name() -> None:
+    """Nobody listens on its first address, so each rule reaches the other by the second."""
+    ports = free_port(), free_port()
+    a, b = (
+        make_rule(f"{NAME}:{there}", name=str(here), listen=Endpoint("127.0.0.9", here))
+        for here, there in (ports, ports[::-1])
+    )
+    async with relaying(a, b, lookup=answers("127.0.0.8", "127.0.0.9")) as relay:
+        with dial(a) as client:
+            assert await was_reset(client)
+        # What is left of the name is its first address, and nothing went round.
+        assert [(record.rule, record.reason) for record in relay.records] == [(a.name, "connect-refused")]
+
+
+async def test_two_spellings_of_one_address_beside_the_wildcard() -> None:
+    with upstream() as service:
+        wildcard = to(service, name="wildcard", listen=Endpoint("*", free_port()))
+        literal, name = (
+            replace(wildcard, name=host, listen=Endpoint(host, wildcard.listen.port))
+            for host in ("127.0.0.1", NAME)
+        )
+        async with relaying(wildcard, lookup=answers("127.0.0.1")) as relay:
+            await relay.supervisor.reload(relay.config(wildcard, literal, name))
+            states = {status.rule.name: status.state for status in relay.supervisor.snapshot().rules}
+            assert states == {
+                "wildcard": RuleState.LISTENING,
+                "127.0.0.1": RuleState.LISTENING,
+                NAME: RuleState.FAILED,
+            }
+            relay.events.clear()  # it may say so
 
 
 @in_own_network

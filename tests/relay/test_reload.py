@@ -14,7 +14,7 @@ import trio
 
 from portproxy import supervisor
 from portproxy.model import ANY, DataPlaneChoice, Endpoint, Family, Limits, Rule, RuleType, literal
-from portproxy.net.holder import Place, in_the_way, who_holds
+from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.listeners import listen
 from portproxy.relay import port
 from portproxy.snapshot import RuleState
@@ -67,7 +67,7 @@ def listening(rule: Rule) -> set[str]:
     """The inodes of the sockets that listen where ``rule`` does."""
     address = literal(rule.bind_address)
     assert address
-    return in_the_way(address, rule.listen.port)
+    return Listeners().in_the_way(address, rule.listen.port)
 
 
 def count_attempts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from portproxy.model import Rule, literal
-from portproxy.net.holder import in_the_way
+from portproxy.net.holder import Listeners
 from tests.relay.namespaces import in_own_network
 from tests.relay.rig import (
     beside,
@@ -39,7 +39,7 @@ def inode(rule: Rule) -> set[str]:
     """What listens where ``rule`` does."""
     address = literal(rule.bind_address)
     assert address
-    return in_the_way(address, rule.listen.port)
+    return Listeners().in_the_way(address, rule.listen.port)
 
 
 async def stops(served: Served) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from portproxy.model import Rule, literal
-from portproxy.net.holder import in_the_way
+from portproxy.net.holder import Listeners
 from tests.relay.rig import beside, dial, echo, eventually, make_rule, round_trip, to, upstream
 from tests.relay.served import Served, serving, table
 
@@ -30,7 +30,7 @@ def named(name: str) -> str:
 def listens(rule: Rule) -> bool:
     address = literal(rule.bind_address)
     assert address
-    return bool(in_the_way(address, rule.listen.port))
+    return bool(Listeners().in_the_way(address, rule.listen.port))
 
 
 async def stops(served: Served) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -93,6 +94,16 @@ def test_places_are_looked_at_together() -> None:
         places = [("127.0.0.1", port, Family.V4), ("::1", port, Family.V6), ("::1", other_port, Family.V6)]
         assert who_holds(places) == [process, "", other]
         assert who_holds([]) == []
+
+
+def test_nobody_is_seen_without_a_descriptor_to_look_with() -> None:
+    with listener("127.0.0.1") as (port, _):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert who_holds([("127.0.0.1", port, Family.V4)]) == [""]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_a_process_calls_itself_is_not_trusted() -> None:

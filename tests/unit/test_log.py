@@ -154,9 +154,7 @@ def library(log: Log) -> Iterator[logging.Logger]:
 
 def test_library_warnings_are_logged(library: logging.Logger, events: list[Event]) -> None:
     library.warning("accept returned %s", "EMFILE")
-    assert events == [
-        Event(NOW, Level.WARNING, "accept returned EMFILE", {"library": "portproxy.test.lib"})
-    ]
+    assert events == [Event(NOW, Level.WARNING, "accept returned EMFILE", {"library": "portproxy.test.lib"})]
 
 
 def test_library_errors_of_the_system_need_no_traceback(library: logging.Logger, events: list[Event]) -> None:

@@ -86,8 +86,15 @@ async def test_a_failure_is_kept_for_one_second(
 
 async def test_an_empty_answer_and_a_name_that_is_none(names: Names, nursery: trio.Nursery) -> None:
     names.answers["a"] = ()
-    assert await failure(Resolver(nursery, names.lookup), "a") == "a: no address in this family"
+    assert await failure(Resolver(nursery, names.lookup), "a") == "a: no address of a host in this family"
     assert "not a host name" in await failure(Resolver(nursery), "a" * 64 + ".example")
+
+
+async def test_answers_that_name_no_host_are_left_out(names: Names, nursery: trio.Nursery) -> None:
+    names.answers |= {"blocked": ("0.0.0.0",), "mixed": ("::", "::ffff:192.0.2.1", "2001:db8::1")}
+    resolver = Resolver(nursery, names.lookup)
+    assert await failure(resolver, "blocked") == "blocked: no address of a host in this family"
+    assert await resolver.resolve("mixed", Family.V6, 5.0) == ("2001:db8::1",)
 
 
 async def test_the_last_good_answer_serves_for_a_minute_of_failure(
