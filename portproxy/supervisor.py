@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Rule
 from portproxy.net.holder import Listeners, Place, who_holds
-from portproxy.net.resolver import Lookup, ResolveError, Resolver, lookup
+from portproxy.net.resolver import Lookup, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
 from portproxy.relay.instance import Instance, Surroundings
@@ -294,9 +293,7 @@ class Supervisor:
             if reached.rule.endpoint == rule.endpoint:
                 return True
             passed.add(reached)
-            with contextlib.suppress(ResolveError):
-                known = reached.known_addresses(reached.rule) or ()
-                ways += [(reached.rule, further) for further in known]
+            ways += [(reached.rule, further) for further in reached.last_addresses()]
         return False
 
     def _on_idle(self) -> None:

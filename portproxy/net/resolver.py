@@ -65,6 +65,11 @@ class Resolver:
             return None
         return _answer(entry)
 
+    def last(self, name: str, family: Family) -> tuple[str, ...]:
+        """The addresses that were answered last, however old; none where there is no such answer."""
+        entry = self._entries.get((name, family))
+        return entry.addresses if entry else ()
+
     async def resolve(self, name: str, family: Family, within: float) -> tuple[str, ...]:
         """The addresses, waiting ``within`` seconds at most. Raises ResolveError.
 

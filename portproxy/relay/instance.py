@@ -107,6 +107,13 @@ class Instance:
             return (rule.connect.address,)
         return self.resolver.fresh(rule.connect.address, rule.type.connect_family)
 
+    def last_addresses(self) -> tuple[str, ...]:
+        """Where the upstream was when it was last looked up, or is, for a literal."""
+        connect = self.rule.connect
+        if self._literal:
+            return (connect.address,)
+        return self.resolver.last(connect.address, self.rule.type.connect_family)
+
     def leads_back(self, address: str, rule: Rule) -> bool:
         """Whether ``address``, which a name gave, leads back to this rule.
 

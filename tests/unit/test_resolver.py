@@ -65,6 +65,8 @@ async def test_an_answer_is_kept_for_five_seconds(
     assert resolver.fresh("a", Family.V6) is None
     mock_clock.jump(0.01)
     assert resolver.fresh("a", Family.V4) is None
+    assert resolver.last("a", Family.V4) == names.answers["a"]
+    assert resolver.last("a", Family.V6) == resolver.last("b", Family.V4) == ()
     names.answers["a"] = ("192.0.2.3",)
     assert await resolver.resolve("a", Family.V4, 5.0) == ("192.0.2.3",)
     assert names.asked == {"a": 2}
