@@ -66,13 +66,11 @@ class Instance:
         self.shortage = surroundings.shortage
         self.spawn = surroundings.spawn
         self._around = surroundings
-        self._literal = literal(rule.connect.address) is not None
         self._admission = Admission(rule.acl, rule.limits)
 
     def change(self, rule: Rule) -> None:
         """Take new values, which hold for sessions yet to come; those that run are not disturbed."""
         self.rule = rule
-        self._literal = literal(rule.connect.address) is not None
         self._admission = Admission(rule.acl, rule.limits)
         for session in self.sessions:
             self._admission.enter(session.peer[0])
@@ -103,14 +101,14 @@ class Instance:
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
-        if self._literal:
+        if literal(rule.connect.address):
             return (rule.connect.address,)
         return self.resolver.fresh(rule.connect.address, rule.type.connect_family)
 
     def last_addresses(self) -> tuple[str, ...]:
         """Where the upstream was when it was last looked up, or is, for a literal."""
         connect = self.rule.connect
-        if self._literal:
+        if literal(connect.address):
             return (connect.address,)
         return self.resolver.last(connect.address, self.rule.type.connect_family)
 
@@ -119,7 +117,7 @@ class Instance:
 
         For literal addresses the configuration was checked for that.
         """
-        return not self._literal and self._around.leads_back(rule, address)
+        return literal(rule.connect.address) is None and self._around.leads_back(rule, address)
 
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
