@@ -62,6 +62,7 @@ class Supervisor:
         self._fallback_said = -math.inf
         self._draining = False
         self._retrying = trio.CancelScope()
+        self.resolver: Resolver
         self._nursery: trio.Nursery
         self._names: ListenNames
         self._around: Surroundings
@@ -76,14 +77,14 @@ class Supervisor:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                resolver = Resolver(self._nursery, self._lookup)
-                self._names = ListenNames(resolver)
+                self.resolver = Resolver(self._nursery, self._lookup)
+                self._names = ListenNames(self.resolver)
                 self._around = Surroundings(
                     self.engine,
-                    resolver,
+                    self.resolver,
                     self._shortage,
                     self._spawn,
-                    self._leads_back,
+                    self.leads_back,
                     self._report,
                     self._on_idle,
                     self._on_fallback,
@@ -132,13 +133,13 @@ class Supervisor:
 
     def end_sessions(self, reason: Ended) -> None:
         """Reset every session now."""
-        for instance in list(self._all_instances()):  # one that is idle then and retired goes
+        for instance in list(self.all_instances()):  # one that is idle then and retired goes
             _abort(instance, reason)
 
     @property
     def sessions(self) -> int:
         """How many sessions dial or relay now."""
-        return sum(len(instance.sessions) for instance in self._all_instances())
+        return sum(len(instance.sessions) for instance in self.all_instances())
 
     def snapshot(self, lost_lines: dict[str, int] | None = None) -> Snapshot:
         """What is true now; ``lost_lines`` is passed on."""
@@ -280,7 +281,7 @@ class Supervisor:
 
         self._nursery.start_soon(guarded)
 
-    def _leads_back(self, rule: Rule, address: str) -> bool:
+    def leads_back(self, rule: Rule, address: str) -> bool:
         """Whether a connection of ``rule`` to ``address`` comes back to it, through whichever rules."""
         passed: set[Instance] = set()
         ways = [(rule, address)]
@@ -331,7 +332,12 @@ class Supervisor:
             return RuleState.DRAINING
         return RuleState.FAILED if error else RuleState.LISTENING
 
-    def _all_instances(self) -> Iterator[Instance]:
+    def instance(self, name: str) -> Instance | None:
+        """The running rule of this name; None where there is none, or it is shadowed."""
+        return self._instances.get(name)
+
+    def all_instances(self) -> Iterator[Instance]:
+        """Every rule that has sessions or may get some; those that are going away included."""
         yield from self._instances.values()
         yield from self._leaving
         yield from self._retired

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portproxy.model import Config, Rule
-from portproxy.options import RULE_OPTIONS, SERVER_OPTIONS, Option
+from portproxy.options import SERVER_OPTIONS, option_tags
 
 _HEAD = ("rule", "type", "listens on", "connects to", "options", "state")
 _GAP = "  "
@@ -19,7 +19,7 @@ def show(config: Config, width: int | None = None) -> str:
     """
     shadowed = dict(config.shadowed)
     rows = [_HEAD, *(_row(rule, shadowed.get(rule.name)) for rule in config.rules)]
-    settings = [_tag(option, getattr(config.server, option.name)) for option in SERVER_OPTIONS]
+    settings = [option.tag(getattr(config.server, option.name)) for option in SERVER_OPTIONS]
     lines = [
         *_columns(rows, width),
         "",
@@ -31,25 +31,14 @@ def show(config: Config, width: int | None = None) -> str:
 
 def _row(rule: Rule, shadowed_by: str | None) -> tuple[str, ...]:
     state = "would listen" if shadowed_by is None else f"shadowed by {shadowed_by}"
-    return rule.name, rule.type, str(rule.listen), str(rule.connect), _options(rule), state
-
-
-def _options(rule: Rule) -> str:
-    """What the rule sets otherwise than by default, as its tags."""
-    holders = (rule, rule.limits, rule.acl)
-    values = {
-        option: getattr(next(holder for holder in holders if hasattr(holder, option.name)), option.name)
-        for option in RULE_OPTIONS
-    }
-    given = [_tag(option, value) for option, value in values.items() if value != option.default]
-    return " ".join(given) or "defaults"
-
-
-def _tag(option: Option, value: object) -> str:
-    """The setting as ``--rule`` takes it."""
-    # A list is written out here, where an error line shows its first items.
-    written = ",".join(map(str, value)) if isinstance(value, tuple) else option.kind.show(value)
-    return f"{option.name}={written}"
+    return (
+        rule.name,
+        rule.type,
+        str(rule.listen),
+        str(rule.connect),
+        " ".join(option_tags(rule)) or "defaults",
+        state,
+    )
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:

@@ -7,7 +7,7 @@ those of ``portproxy.model``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from portproxy.model import Acl, DataPlaneChoice, Endpoint, Limits, Rule, RuleType, Server
@@ -44,6 +44,12 @@ class Option:
     def default_text(self) -> str:
         """The default as one would write it, or in words where it depends on other keys."""
         return self.shown_default or self.kind.show(self.default)
+
+    def tag(self, value: object) -> str:
+        """The setting as ``--rule`` takes it, but for quotes."""
+        # A list is written out here, where an error line shows its first items.
+        written = ",".join(map(str, value)) or "off" if isinstance(value, tuple) else self.kind.show(value)
+        return f"{self.name}={written}"
 
 
 def by_name(options: Iterable[Option]) -> dict[str, Option]:
@@ -140,3 +146,13 @@ SERVER_OPTIONS = (
     Option("draintimeout", kinds.duration(0), "most exchanges end in it; Kubernetes kills after 30 s"),
 )
 """The keys of ``[server]``."""
+
+
+def option_tags(rule: Rule, always: Container[str] = ()) -> list[str]:
+    """The options that ``rule`` sets otherwise than by default, and those named in ``always``, as tags."""
+    holders = (rule, rule.limits, rule.acl)
+    values = [
+        (option, getattr(next(holder for holder in holders if hasattr(holder, option.name)), option.name))
+        for option in RULE_OPTIONS
+    ]
+    return [option.tag(value) for option, value in values if value != option.default or option.name in always]

@@ -18,19 +18,22 @@ PURE_ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"__init__"}),
     frozenset({"errors", "reasons", "model"}),
     frozenset({"counters", "snapshot"}),
-    frozenset({"options", "loops", "netsh", "wire", "reconcile", "admission"}),
+    frozenset({"options", "loops", "wire", "reconcile", "admission"}),
+    frozenset({"netsh"}),
     frozenset({"config"}),
 )
 """Rooms that take values and return values: no I/O, no clock, no randomness."""
 
 ROOMS: tuple[frozenset[str], ...] = (
     *PURE_ROOMS,
-    frozenset({"sink", "log", "metrics", "table"}),
+    frozenset({"sink", "log", "metrics", "table", "store"}),
     frozenset({"accesslog"}),
     frozenset({"net", "dataplane"}),
     frozenset({"relay"}),
     frozenset({"status", "control"}),
     frozenset({"supervisor"}),
+    frozenset({"explain", "changes"}),
+    frozenset({"commands"}),
     frozenset({"serve"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
@@ -51,7 +54,7 @@ PURE_EXCEPTIONS = {
 }
 """(room, module) -> why a pure room may import it."""
 
-LAZY = {"h11", "prometheus_client", "rich", "tomli"}
+LAZY = {"h11", "prometheus_client", "rich", "tomli", "tomlkit"}
 """What a plain ``serve`` (text logs, no file, no status endpoint) must not pay for."""
 
 MOST_LINES_A_FILE = 400
