@@ -91,6 +91,11 @@ class Endpoint:
         return f"{host}:{self.port}"
 
 
+def default_name(rule_type: str, listen: Endpoint) -> str:
+    """What a rule is called that was given no name."""
+    return f"{rule_type}/{listen}"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on a session, and on how many there may be.

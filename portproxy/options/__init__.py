@@ -47,9 +47,12 @@ class Option:
 
     def tag(self, value: object) -> str:
         """The setting as ``--rule`` takes it, but for quotes."""
+        return f"{self.name}={self.text(value)}"
+
+    def text(self, value: object) -> str:
+        """``value`` as a tag has it."""
         # A list is written out here, where an error line shows its first items.
-        written = ",".join(map(str, value)) or "off" if isinstance(value, tuple) else self.kind.show(value)
-        return f"{self.name}={written}"
+        return ",".join(map(str, value)) or "off" if isinstance(value, tuple) else self.kind.show(value)
 
 
 def by_name(options: Iterable[Option]) -> dict[str, Option]:
@@ -148,11 +151,19 @@ SERVER_OPTIONS = (
 """The keys of ``[server]``."""
 
 
-def option_tags(rule: Rule, always: Container[str] = ()) -> list[str]:
-    """The options that ``rule`` sets otherwise than by default, and those named in ``always``, as tags."""
+def rule_values(rule: Rule) -> list[tuple[Option, object]]:
+    """Each of RULE_OPTIONS with what it is for ``rule``."""
     holders = (rule, rule.limits, rule.acl)
-    values = [
+    return [
         (option, getattr(next(holder for holder in holders if hasattr(holder, option.name)), option.name))
         for option in RULE_OPTIONS
     ]
-    return [option.tag(value) for option, value in values if value != option.default or option.name in always]
+
+
+def option_tags(rule: Rule, always: Container[str] = ()) -> list[str]:
+    """The options that ``rule`` sets otherwise than by default, and those named in ``always``, as tags."""
+    return [
+        option.tag(value)
+        for option, value in rule_values(rule)
+        if value != option.default or option.name in always
+    ]

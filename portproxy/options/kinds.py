@@ -36,11 +36,15 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to write values: ``convert`` raises RefusedError; ``show`` writes a value back."""
+    """One way to write values: ``convert`` raises RefusedError; ``show`` writes a value back.
+
+    ``words`` are all there is to choose from, where that is a few words.
+    """
 
     accepts: str
     convert: Callable[[object], Any]
     show: Callable[[Any], str] = str
+    words: tuple[str, ...] = ()
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -146,7 +150,7 @@ def choice(words: Iterable[str], make: Callable[[str], Any] = str) -> Kind:
             raise RefusedError(nearest(value, known))
         return make(value.lower())
 
-    return Kind(accepts, convert)
+    return Kind(accepts, convert, words=known)
 
 
 def _protocol(value: object) -> str:
@@ -209,8 +213,13 @@ def _prefix(item: object) -> IPNetwork:
     return prefix
 
 
-PROTOCOL = Kind("tcp is the only protocol", _protocol)
-FLAG = Kind('true or false; also "yes" or "no", "on" or "off"', _flag, lambda flag: str(flag).lower())
+PROTOCOL = Kind("tcp is the only protocol", _protocol, words=("tcp",))
+FLAG = Kind(
+    'true or false; also "yes" or "no", "on" or "off"',
+    _flag,
+    lambda flag: str(flag).lower(),
+    words=("true", "false"),
+)
 PORT = Kind("a port is a number from 1 to 65535 or a service name", _port)
 NAME = Kind("a name is 1 to 128 printable characters, with no space at either end", _name)
 PREFIXES = Kind(

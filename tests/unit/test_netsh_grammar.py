@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from portproxy.netsh.grammar import GrammarError, parse_rule
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portproxy.netsh.grammar import (
+    TAG_ORDER,
+    Command,
+    GrammarError,
+    HelpAsked,
+    Verb,
+    parse_command,
+    parse_rule,
+    split_line,
+)
+from portproxy.netsh.quoting import quoted
 
 PORT_23 = {"type": "v6tov4", "listenport": "23"}
 TYPE_FIRST = "a rule begins with its type, one of v4tov4, v4tov6, v6tov4, v6tov6"
@@ -65,3 +79,146 @@ def test_refused_commands(text: str, line: str) -> None:
         parse_rule(text)
     assert raised.value.lines == (line,)
     assert raised.value.exit_code == 2
+
+
+def test_a_tag_given_twice_stays_on_the_line() -> None:
+    with pytest.raises(GrammarError) as raised:
+        parse_rule("v6tov4 '\n=1' '\n=2'")
+    assert raised.value.lines == ('\\n = "2": given already as "1"; leave one out',)
+
+
+@given(st.text("ab \t\n=\"'\\"))
+def test_a_line_is_split_as_a_shell_splits_it(text: str) -> None:
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        with pytest.raises(
+            GrammarError, match=r"no (closing quotation|escaped character); a quote ends with"
+        ):
+            split_line(text)
+    else:
+        assert split_line(text) == words
+
+
+@given(st.lists(st.text()))
+def test_quoted_words_are_read_back(words: list[str]) -> None:
+    assert split_line(" ".join(map(quoted, words))) == words
+
+
+def test_a_word_of_a_megabyte_is_split_in_no_time() -> None:
+    """shlex takes minutes for it, which the suite's own limit would end."""
+    long = "x" * (1 << 22)
+    assert split_line(f"a {long} '{long}'") == ["a", long, long]
+
+
+ADD = Command(Verb.ADD, "v6tov4", {"listenport": "23"})
+FULL_TAGS = {tag: FULL[tag] for tag in TAG_ORDER}
+
+
+def changing(verb: Verb, rule_type: str, **tags: str) -> Command:
+    return Command(verb, rule_type, tags)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("add v6tov4 23", ADD),
+        ("a V6TOV4 LISTENPORT=23", ADD),
+        ("netsh interface portproxy add v6tov4 23", ADD),
+        ("NETSH.EXE in p ad v6tov4 listenport=23", ADD),
+        ("interface portproxy add v6tov4 23", ADD),
+        ("portproxy add v6tov4 23", ADD),
+        (
+            "set v6tov4 23 name='my web' MaxConn=5",
+            changing(Verb.SET, "v6tov4", listenport="23", name="my web", maxconn="5"),
+        ),
+        ("add v4tov6 80 ::1 81 192.0.2.1 tcp", changing(Verb.ADD, "v4tov6", **FULL_TAGS)),
+        ("se v4tov4 telnet db", changing(Verb.SET, "v4tov4", listenport="telnet", connectaddress="db")),
+        ("del v4tov4 80", changing(Verb.DELETE, "v4tov4", listenport="80")),
+        (
+            "delete v4tov4 80 192.0.2.1 TCP",
+            changing(Verb.DELETE, "v4tov4", listenport="80", listenaddress="192.0.2.1", protocol="TCP"),
+        ),
+        ("del v4tov4 listenaddress=* 1", changing(Verb.DELETE, "v4tov4", listenport="1", listenaddress="*")),
+        ("r", Command(Verb.RESET)),
+        ("du", Command(Verb.DUMP)),
+        ("sh ALL", Command(Verb.SHOW, "all")),
+        ("show V4toV6", Command(Verb.SHOW, "v4tov6")),
+    ],
+)  # fmt: skip
+def test_commands_of_every_verb(text: str, command: Command) -> None:
+    assert parse_command(text.split() if "'" not in text else split_line(text)) == command
+    assert parse_command(split_line(str(command))) == command
+
+
+PORT_MISSING = "listenport is missing: a port is a number from 1 to 65535 or a service name"
+DELETE_TAKES = "delete takes listenport, listenaddress, protocol only"
+VERBS = "one of add, delete, dump, help, reset, set, show"
+TYPES = "v4tov4, v4tov6, v6tov4, v6tov6"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", f"no command; a command begins with its verb, {VERBS}"),
+        ("netsh interface portproxy", f"no command; a command begins with its verb, {VERBS}"),
+        ("i portproxy reset", f'"i": no such command; a command begins with its verb, {VERBS}'),
+        ("v4tov4 80", f'"v4tov4": no such command; a command begins with its verb, {VERBS}'),
+        ("d", '"d": short for delete and for dump; write more of it'),
+        ("S all", '"S": short for set and for show; write more of it'),
+        ("addd v4tov4 80", f'"addd": no such command; a command begins with its verb, {VERBS}'),
+        ("add", f"add: the type is missing; one of {TYPES}"),
+        ("add listenport=80", f"add: the type is missing; one of {TYPES}"),
+        ("add v4tov5 80", '"v4tov5": no such rule type; did you mean v4tov6?'),
+        ("add x 80", f'"x": no such rule type; known are {TYPES}'),
+        ("add v4tov4", f"add v4tov4: {PORT_MISSING}"),
+        ("set v4tov4 connectport=1", f"set v4tov4: {PORT_MISSING}"),
+        ("add v4tov4 80 maxcon=5", 'maxcon = "5": no such tag; did you mean maxconn?'),
+        ("add v4tov4 80 type=v4tov6", 'type = "v4tov6": given already as "v4tov4"; leave one out'),
+        ("add v4tov4 80 protocol=udp", 'protocol = "udp": UDP is not carried; tcp is the only protocol'),
+        ("add v4tov4 1 2 3 4 tcp 6", '"6": a word too many; further options are written as tag=value'),
+        ("delete v4tov4 80 * tcp x", '"x": a word too many; delete takes no more'),
+        ("delete v4tov4 80 connectport=1", f'connectport = "1": {DELETE_TAKES}'),
+        ("delete v4tov4 80 name=x", f'name = "x": {DELETE_TAKES}'),
+        ("delete v4tov4 80 * sctp", 'protocol = "sctp": tcp is the only protocol'),
+        ("reset all", '"all": a word too many; reset takes none'),
+        ("dump v4tov4", '"v4tov4": a word too many; dump takes none'),
+        ("show", f"show: what to show is missing; one of all, {TYPES}"),
+        ("show v4tov5", '"v4tov5": show takes all or a rule type; did you mean v4tov6?'),
+        ("show all all", '"all": a word too many; show takes one'),
+    ],
+)  # fmt: skip
+def test_refused_commands_of_every_verb(text: str, line: str) -> None:
+    with pytest.raises(GrammarError) as raised:
+        parse_command(text.split())
+    assert raised.value.lines == (line,)
+
+
+@pytest.mark.parametrize("word", ["", "\n", "\udc80", "x" * (1 << 20), "\U0010ffff" * 99, "=", "a=", "\n=\n"])
+@pytest.mark.parametrize("before", [[], ["add"], ["add", "v4tov4"], ["show"], ["reset"]])
+def test_odd_words_are_refused_on_one_short_line(before: list[str], word: str) -> None:
+    with pytest.raises(GrammarError) as raised:
+        parse_command([*before, word, "=", "="])
+    (line,) = raised.value.lines
+    assert line.isprintable()
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "verb"),
+    [
+        *((word, None) for word in ("?", "/?", "-?", "help", "HELP", "h", "hel", "? ?", "netsh int p ?")),
+        *(("help add", Verb.ADD), ("? del", Verb.DELETE), ("add ?", Verb.ADD), ("a v4tov4 8 /?", Verb.ADD)),
+        *(("se HELP", Verb.SET), ("show all -?", Verb.SHOW), ("r help", Verb.RESET), ("dump ?", Verb.DUMP)),
+    ],
+)  # fmt: skip
+def test_help(text: str, verb: Verb | None) -> None:
+    with pytest.raises(HelpAsked) as asked:
+        parse_command(text.split())
+    assert asked.value.verb is verb
+
+
+@pytest.mark.parametrize("text", ["d ?", "x ?", "help x"])
+def test_help_on_no_verb_is_an_error(text: str) -> None:
+    with pytest.raises(GrammarError):
+        parse_command(text.split())

@@ -26,8 +26,8 @@ PURE_ROOMS: tuple[frozenset[str], ...] = (
 
 ROOMS: tuple[frozenset[str], ...] = (
     *PURE_ROOMS,
-    frozenset({"sink", "log", "metrics", "table", "store"}),
-    frozenset({"accesslog"}),
+    frozenset({"sink", "log", "metrics", "columns", "store"}),
+    frozenset({"accesslog", "table", "report"}),
     frozenset({"net", "dataplane"}),
     frozenset({"relay"}),
     frozenset({"status", "control"}),

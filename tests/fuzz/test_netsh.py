@@ -1,0 +1,286 @@
+"""netsh's words as nobody would write them: a command, or one line that says what is wrong.
+
+5,000 examples a target, always the same; PORTPROXY_FUZZ_EXAMPLES sets another number, of random ones.
+Everything is put together by a seeded generator: hypothesis takes ten times as long for it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from random import Random
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from portproxy import config
+from portproxy.errors import PortproxyError
+from portproxy.model import Acl, DataPlaneChoice, Endpoint, Family, IPNetwork, Limits, Rule, RuleType
+from portproxy.netsh import importer
+from portproxy.netsh.grammar import (
+    Command,
+    GrammarError,
+    HelpAsked,
+    Verb,
+    parse_command,
+    parse_rule,
+    split_line,
+)
+from portproxy.netsh.render import dump, show
+from portproxy.options import RULE_OPTIONS, option_tags
+from portproxy.options.kinds import YEAR
+
+fuzz = settings(
+    max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "5000")),
+    deadline=None,
+    database=None,
+    derandomize="PORTPROXY_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+seeds = st.integers(0, 2**64 - 1).map(Random)
+
+LETTERS = " ab1\"'\\#=;&%^`$?*\u00e9\u4fa6\U0001f389"
+HOSTS = ["a.example", "db", "a_b.example.", "help", "reset", "ipv4.ipv6"]
+ALWAYS = [option.name for option in RULE_OPTIONS]
+
+
+def name(random: Random) -> str:
+    return "".join(random.choices(LETTERS, k=random.randrange(1, 12))).strip() or "a"
+
+
+def address(random: Random, family: Family) -> str:
+    if family is Family.V4:
+        return f"192.0.2.{random.randrange(1, 255)}"
+    scope = "".join(chr(random.randrange(0x21, 0x7F)) for _ in range(random.randrange(1, 16)))
+    scoped = f"fe80::1%{scope.translate({ord('/'): 'x', ord('%'): 'x'})}"
+    return random.choice([f"2001:DB8::{random.randrange(1, 1 << 16):x}", "2001:db8:0:0:0:0:0:9", scoped])
+
+
+def prefixes(random: Random, family: Family) -> tuple[IPNetwork, ...]:
+    base, shortest, longest = ("10.0.0.0", 7, 32) if family is Family.V4 else ("2001:db8::", 32, 128)
+    lengths = [random.randint(shortest, longest) for _ in range(random.randrange(4))]
+    return tuple(ipaddress.ip_network(f"{base}/{length}") for length in lengths)
+
+
+def duration(random: Random) -> float:
+    return random.choice([60.0, 90.0, random.uniform(0.001, 9), random.randint(1, 10**6) / 1000, YEAR])
+
+
+def some(random: Random, values: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if random.random() < 0.4}
+
+
+def rule(random: Random, listenport: int) -> Rule:
+    """A rule that a configuration may make, with any of its options set to anything."""
+    rule_type = random.choice([*RuleType])
+    near, far = rule_type.listen_family, rule_type.connect_family
+    listen = Endpoint(
+        random.choice(["*", near.wildcard, address(random, near), random.choice(HOSTS)]), listenport
+    )
+    times = {
+        key: random.choice([None, duration(random)])
+        for key in ("idletimeout", "halfclosetimeout", "maxlifetime")
+    }
+    counts = {key: random.choice([None, random.randint(1, 10**9)]) for key in ("maxconn", "maxconnpersource")}
+    options = {
+        "limits": Limits(**some(random, {"connecttimeout": duration(random), **times, **counts})),  # type: ignore[arg-type]
+        "acl": Acl(prefixes(random, near), prefixes(random, near)),
+        "keepalive": random.choice([None, random.uniform(1, 32767)]),
+        "usertimeout": random.choice([None, random.uniform(0.001, 596 * 3600)]),
+        "connectsource": random.choice([None, address(random, far)]),
+        "backlog": random.randint(1, 65535),
+        "nodelay": random.random() < 0.5,
+        "pipesize": random.randint(1 << 16, 1 << 20),
+        "dataplane": random.choice([*DataPlaneChoice]),
+    }
+    return Rule(
+        type=rule_type,
+        listen=listen,
+        connect=Endpoint(
+            random.choice([address(random, far), random.choice(HOSTS)]), random.randint(2000, 65535)
+        ),
+        name=random.choice([f"{rule_type}/{listen}", f"{name(random)}{listenport}"]),
+        **some(random, options),  # type: ignore[arg-type]
+    )
+
+
+def table(random: Random) -> tuple[Rule, ...]:
+    return tuple(rule(random, listenport) for listenport in range(1000, 1000 + random.randrange(4)))
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]
+
+
+@fuzz
+@given(seeds)
+def test_a_dump_rebuilds_the_table(random: Random) -> None:
+    rules, always = table(random), random.sample(ALWAYS, k=random.choice([0, 3, len(ALWAYS)]))
+    text = dump(rules, always)
+    read = importer.read(text.replace("\n", random.choice(["\n", "\r\n"])).encode(random.choice(ENCODINGS)))
+    assert (read.kind, read.skipped) == ("dump", ())
+    (_, reset), *adds = read.commands
+    assert reset == Command(Verb.RESET)
+    assert [text.splitlines()[number - 1] for number, _ in adds] == [str(command) for _, command in adds]
+    assert config.load(None, [str(command) for _, command in adds]).rules == rules
+    for _, command in adds:
+        assert command.verb is Verb.ADD
+        assert command.tags.keys() >= {*always}
+
+
+def test_every_option_is_drawn() -> None:
+    """A new option has to be put into the generator above."""
+    drawn = {tag.partition("=")[0] for seed in range(100) for tag in option_tags(rule(Random(seed), 1000))}
+    assert drawn == {*ALWAYS}
+
+
+@fuzz
+@given(seeds)
+def test_a_shown_table_is_read_back(random: Random) -> None:
+    rules = table(random)
+    text = show(rules, tuple(RuleType))
+    read = importer.read(text.encode(random.choice(ENCODINGS)))
+    assert read.skipped == ()
+    shown = sorted(
+        (r.type, r.listen.address, str(r.listen.port), r.connect.address, str(r.connect.port)) for r in rules
+    )
+    assert shown == sorted(
+        (
+            c.type,
+            c.tags.get("listenaddress", "*"),
+            *(c.tags[t] for t in ("listenport", "connectaddress", "connectport")),
+        )
+        for _, c in read.commands
+    )
+
+
+WORDS = [
+    *(
+        "netsh",
+        "interface",
+        "in",
+        "i",
+        "portproxy",
+        "p",
+        *Verb,
+        "a",
+        "d",
+        "s",
+        "sh",
+        "help",
+        "?",
+        "/?",
+        "all",
+    ),
+    *(*RuleType, "v4", "80", "http", "65536", "192.0.2.1", "::1", "*", "tcp", "udp", "listenport=80", "="),
+    *("listenaddress=*", "connectport=", "protocol=udp", "=x", "name=a b", "maxconn=5", "maxcon=5", "type=x"),
+    *("", "\n", "\x00", "\udc80", "\u2028", "\u0130", "x" * 5000, "\U0010ffff" * 99, "9" * 5000),
+]
+
+
+def words(random: Random) -> list[str]:
+    some = random.choices(WORDS, k=random.randrange(9))
+    return some if random.random() < 0.5 else [random.choice([*Verb]), random.choice([*RuleType]), *some]
+
+
+def said(error: PortproxyError) -> str:
+    """What a refusal says, which fits on a line."""
+    (line,) = error.lines
+    assert line
+    assert line.isprintable()
+    assert len(line) < 2000
+    return line
+
+
+@fuzz
+@given(seeds.map(words) | st.lists(st.text(max_size=9), max_size=5))
+def test_words_are_a_command_or_a_grammar_error(words: list[str]) -> None:
+    try:
+        command = parse_command(words)
+    except GrammarError as error:
+        said(error)
+    except HelpAsked:
+        assert any(word.endswith("?") or word.lower().startswith("h") for word in words)
+    else:
+        assert parse_command(split_line(str(command))) == command
+
+
+PIECES = [" ", "=", "'", '"', "\\", "\r", "\n", "\t", "\f", "\x00", "\ufeff", "`", " ^\n", ">", "&", *WORDS]
+
+
+def line(random: Random) -> str:
+    return "".join(random.choices(PIECES, k=random.randrange(12)))
+
+
+@fuzz
+@example("v6tov4 '\n=1' '\n=2'")
+@given(seeds.map(line) | st.text(max_size=30))
+def test_a_line_is_tags_or_a_grammar_error(text: str) -> None:
+    for parse in (parse_rule, split_line):
+        try:
+            parse(text)
+        except GrammarError as error:
+            said(error)
+
+
+HEADINGS = [
+    "Listen on ipv4:  Connect to ipv6:",
+    "\u4fa6\u542c ipv4: \u8fde\u63a5\u5230 ipv4:",
+    "ipv4\uc5d0\uc11c: ipv4",
+]
+LINES = [
+    *(
+        "pushd interface portproxy",
+        "pushd interface ipv4",
+        "pushd",
+        "popd",
+        "reset",
+        "# x",
+        "rem x",
+        "::",
+        "@echo off",
+    ),
+    *(*HEADINGS, "Address Port Address Port", "--------------- ----------  --------------- ----------"),
+    *("*               1024        192.0.2.1       http", ":: 80 ::1 80", "a b c d", "0.0.0.0 1 192.0.2.1"),
+    *("C:\\> netsh interface portproxy show all", "PS C:\\> netsh int p add v4tov4 80 >nul", "netsh>reset"),
+    *("netsh interface portproxy add v4tov4 ^", "  listenport=80", "netsh interface ipv4 reset & x", "netsh"),
+    *(
+        "add v4tov4 listenport=80",
+        "set v6tov4 80 name='",
+        "delete v4tov4 80",
+        "add v4tov4 80 protocol=udp",
+        "",
+        "\xa0",
+    ),
+]
+OEM = ["cp437", "cp850", "cp866", "cp932", "cp936", "cp949", "cp950"]
+
+
+def file(random: Random) -> bytes:
+    """Lines of dumps and scripts, in some encoding, of which up to three pieces are replaced."""
+    lines = random.choices(LINES, k=random.randrange(12))
+    if random.random() < 0.3:
+        lines += dump(table(random)).splitlines()
+    text = random.choice(["\n", "\r\n", "\r\r\n", "\r"]).join(lines)
+    data = bytearray(text.encode(random.choice([*ENCODINGS, *OEM]), "replace"))
+    for _ in range(random.choice([0, 0, 1, 2, 3])):
+        start = random.randrange(len(data) + 1)
+        data[start : start + random.randrange(9)] = random.randbytes(random.randrange(9))
+    return bytes(data)
+
+
+@fuzz
+@given(seeds.map(file) | st.binary(max_size=60))
+def test_bytes_are_commands_and_lines_skipped_with_a_reason(data: bytes) -> None:
+    read = importer.read(data)
+    places = [number for number, _ in read.commands]
+    assert places == sorted(set(places)), "a line taken twice"
+    for skipped in read.skipped:
+        assert skipped.line not in places
+        assert skipped.text.isprintable()
+        assert skipped.why.isprintable()
+        assert skipped.why
+    assert bool(read.kind) >= bool(read.commands)
+    for _, command in read.commands:
+        assert command.verb not in (Verb.SHOW, Verb.DUMP)
+        parsed = parse_command(split_line(str(command)))
+        assert parsed == command
