@@ -44,6 +44,7 @@ class ConnectFailed(Reason):
     LOCAL = "connect-local", "connectsource cannot be used, or no local port was free"
     CLIENT_GONE = "connect-client-gone", "the client reset its connection while the upstream was dialled"
     DRAINED = "connect-drained", "the relay stopped while the upstream was dialled"
+    KILLED = "connect-killed", "an operator ended the session while the upstream was dialled"
     OTHER = "connect-other", "connect failed otherwise; the log has the errno"
 
 
@@ -62,6 +63,7 @@ class Ended(Reason):
     LIFETIME = "maxlifetime", "the session reached maxlifetime"
     DRAIN = "draintimeout", "the relay or the rule stopped and draintimeout passed"
     SHUTDOWN = "shutdown", "a second signal ended the relay at once"
+    KILLED = "killed", "an operator ended the session"
     INTERNAL = "internal", "a fault of portproxy itself; the log has the traceback"
 
 

@@ -34,12 +34,13 @@ class RuleStatus:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole process. ``lost_lines`` counts log lines dropped, by log; ``draining`` is set once
-    the relay has been told to stop."""
+    the relay has been told to stop; ``uptime`` is in seconds."""
 
     rules: tuple[RuleStatus, ...]
     accept_pauses: int
     lost_lines: dict[str, int]
     draining: bool
+    uptime: float = 0.0
 
     @property
     def not_ready(self) -> str:
@@ -50,3 +51,36 @@ class Snapshot:
             if status.state is RuleState.FAILED:
                 return f"rule {status.rule.name}: {status.last_error}"
         return ""
+
+
+class SessionState(enum.StrEnum):
+    """Where a session stands; half-closed, it says which side has sent its end of stream."""
+
+    DIALLING = "dialling"
+    RELAYING = "relaying"
+    CLIENT_FINISHED = "client-finished"
+    UPSTREAM_FINISHED = "upstream-finished"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """One session. ``id`` is unique for as long as the relay runs, and no more is to be read into it.
+
+    ``rule`` is the rule's name by now. ``upstream`` is the address connected to, or the one being
+    tried, or empty before there is one. ``age``, and ``idle`` since bytes last moved, are seconds;
+    while it dials ``idle`` is None and ``dataplane`` empty. Bytes that are accepted and not delivered
+    are in flight.
+    """
+
+    id: str
+    rule: str
+    client: str
+    upstream: str
+    state: SessionState
+    age: float
+    idle: float | None
+    up_accepted: int
+    up_delivered: int
+    down_accepted: int
+    down_delivered: int
+    dataplane: str

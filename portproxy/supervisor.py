@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import trio
 
@@ -19,11 +20,12 @@ from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.resolver import Lookup, Resolver, lookup
 from portproxy.reasons import Ended
 from portproxy.reconcile import Plan, PortKey, plan, port_key
+from portproxy.relay.census import by_turns, rule_statuses, session_by_id, session_statuses
 from portproxy.relay.instance import Instance, Surroundings
 from portproxy.relay.names import ListenNames
 from portproxy.relay.port import Port
 from portproxy.relay.shortage import Shortage
-from portproxy.snapshot import RuleState, RuleStatus, Snapshot
+from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot
 
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
@@ -61,6 +63,7 @@ class Supervisor:
         self._fallbacks = 0
         self._fallback_said = -math.inf
         self._draining = False
+        self._began = self.engine.clock()
         self._retrying = trio.CancelScope()
         self.resolver: Resolver
         self._nursery: trio.Nursery
@@ -88,6 +91,7 @@ class Supervisor:
                     self._report,
                     self._on_idle,
                     self._on_fallback,
+                    itertools.count(1),
                 )
                 self._nursery.start_soon(self.engine.run)
                 await self._apply(config)
@@ -137,35 +141,55 @@ class Supervisor:
             _abort(instance, reason)
 
     @property
+    def errors(self) -> Mapping[str, str]:
+        """Why rules do not listen, by their names."""
+        return self._errors
+
+    @property
+    def draining(self) -> bool:
+        """Whether the relay has been told to stop."""
+        return self._draining
+
+    @property
     def sessions(self) -> int:
         """How many sessions dial or relay now."""
         return sum(len(instance.sessions) for instance in self.all_instances())
 
     def snapshot(self, lost_lines: dict[str, int] | None = None) -> Snapshot:
-        """What is true now; ``lost_lines`` is passed on."""
-        shadowed = dict(self.config.shadowed)
-        retired: dict[str, list[Instance]] = {}
-        for instance in self._leaving | self._retired:
-            retired.setdefault(instance.rule.name, []).append(instance)
-        statuses = []
-        for rule in self.config.rules:
-            if rule.name in shadowed:
-                why = f"rule {shadowed[rule.name]} holds the same endpoint"
-                statuses.append(RuleStatus(rule, RuleState.SHADOWED, why, counters.new_block()))
-            else:
-                error = self._errors.get(rule.name, "")
-                instances = [self._instances[rule.name], *retired.pop(rule.name, [])]
-                statuses.append(RuleStatus(rule, self._state(error), error, _counted(instances)))
-        statuses += [
-            RuleStatus(instances[0].rule, RuleState.DRAINING, "", _counted(instances))
-            for instances in retired.values()
-        ]
-        return Snapshot(tuple(statuses), self._pauses, lost_lines or {}, self._draining)
+        """What is true now; ``lost_lines`` is passed on. 10,000 rules take some 50 ms."""
+        return self._snapshot(tuple(self._rule_statuses()), lost_lines)
+
+    async def snapshot_by_turns(self, lost_lines: dict[str, int] | None = None) -> Snapshot:
+        """The same, while those that relay go on; of the configuration that runs when it begins."""
+        return self._snapshot(await by_turns(self._rule_statuses()), lost_lines)
+
+    async def session_statuses(self, rule: str | None = None) -> tuple[SessionStatus, ...]:
+        """The sessions of the rule of this name, or of all, the oldest first; those that relay go on."""
+        return await by_turns(session_statuses(self.all_instances(), rule))
+
+    def kill(self, id: str) -> SessionStatus | None:
+        """Reset both sides of a session now; says what it was, or None where there is none of this ``id``."""
+        session = session_by_id(self.all_instances(), id)
+        if session is None:
+            return None
+        status = session.status()
+        session.abort(Ended.KILLED)
+        return status
+
+    def _snapshot(self, rules: tuple[RuleStatus, ...], lost_lines: dict[str, int] | None) -> Snapshot:
+        uptime = self.engine.clock() - self._began
+        return Snapshot(rules, self._pauses, lost_lines or {}, self._draining, uptime)
+
+    def _rule_statuses(self) -> Iterator[RuleStatus]:
+        leaving = self._leaving | self._retired
+        return rule_statuses(self.config, self._instances, leaving, self._errors, draining=self._draining)
 
     # Getting from one configuration to another.
 
     async def _apply(self, config: Config) -> Plan:
         async with self._changing:
+            if self._draining:  # what has stopped listening has done so for good
+                return plan(self.config, self.config)
             await self._names.look_up(config.active)
             steps = plan(self.config, config)
             before, self._instances = self._instances, self._next_instances(steps)
@@ -287,8 +311,7 @@ class Supervisor:
         ways = [(rule, address)]
         while ways:
             at, address = ways.pop()
-            port = self._ports.get((at.type.connect_family, at.connect.port))
-            reached = port.serving(address) if port else None
+            reached = self.serving(at, address)
             if reached is None or reached in passed:
                 continue
             if reached.rule.endpoint == rule.endpoint:
@@ -327,10 +350,14 @@ class Supervisor:
         assert error
         self._log.fault(f"a fault of portproxy in {what}", error)
 
-    def _state(self, error: str) -> RuleState:
-        if self._draining:
-            return RuleState.DRAINING
-        return RuleState.FAILED if error else RuleState.LISTENING
+    def serving(self, rule: Rule, address: str) -> Instance | None:
+        """The rule of this relay that takes a connection of ``rule`` to ``address``, if any does."""
+        port = self._ports.get((rule.type.connect_family, rule.connect.port))
+        return port.serving(address) if port else None
+
+    def bound_address(self, rule: Rule) -> str:
+        """The literal that ``rule`` binds. Raises ResolveError where a name has none."""
+        return self._names.address(rule)
 
     def instance(self, name: str) -> Instance | None:
         """The running rule of this name; None where there is none, or it is shadowed."""
@@ -341,14 +368,6 @@ class Supervisor:
         yield from self._instances.values()
         yield from self._leaving
         yield from self._retired
-
-
-def _counted(instances: Sequence[Instance]) -> list[int]:
-    """The counters that ``instances`` of one name share, with what their sessions have moved so far."""
-    block = list(instances[0].block)
-    for instance in instances:
-        instance.add_live(block)
-    return block
 
 
 def _abort(instance: Instance, reason: Ended) -> None:

@@ -38,6 +38,9 @@ class Ledger(NamedTuple):
     discarded: int
 
 
+NOTHING = Ledger(0, 0, 0)
+
+
 class Outcome(NamedTuple):
     """How a session's relaying ended. ``error`` is the errno behind ``reason``, or 0.
 

@@ -28,15 +28,18 @@ def reset(sock: socket.socket) -> None:
 
 
 class Transfer:
-    """Two legs between which bytes move until both directions have ended, or one event ends both."""
+    """Two legs between which bytes move until both directions have ended, or one event ends both.
+
+    ``active_at`` is when they last did, by the loop's clock.
+    """
 
     __slots__ = (
-        "_active",
         "_began",
         "_buffer",
         "_limits",
         "_loop",
         "_on_end",
+        "active_at",
         "bucket",
         "down",
         "ended",
@@ -49,7 +52,7 @@ class Transfer:
         self._loop = loop
         self._limits = limits
         self._on_end = on_end
-        self._began = self._active = loop.now
+        self._began = self.active_at = loop.now
         self.bucket = NOWHERE
         self.ended = False
         self.up = up
@@ -72,6 +75,11 @@ class Transfer:
         if not self.ended:
             self.on_ready(self.down)
 
+    @property
+    def dataplane(self) -> str:
+        """What an ``Outcome`` would say by now."""
+        return "splice" if self.up.spliced or self.down.spliced else "copy"
+
     # What the engine calls.
 
     def on_ready(self, leg: Leg) -> None:
@@ -85,7 +93,7 @@ class Transfer:
         """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
         if leg.queued or leg.ended or self.ended or not (leg.peer.writable if leg.pending else leg.readable):
             return
-        self._active = self._loop.now
+        self.active_at = self._loop.now
         try:
             progress = leg.mover(leg, self._buffer)
         except LegError as failure:
@@ -138,9 +146,8 @@ class Transfer:
             if reason is not Ended.FINISHED:
                 reset(leg.sock)
             loop.close(leg)
-        dataplane = "splice" if up.spliced or down.spliced else "copy"
         fallbacks = up.refused + down.refused
-        self._on_end(Outcome(up.ledger, down.ledger, reason, dataplane, fallbacks, error))
+        self._on_end(Outcome(up.ledger, down.ledger, reason, self.dataplane, fallbacks, error))
 
     def fail(self, leg: Leg, code: int) -> None:
         """End the session because the socket of ``leg`` failed with errno ``code``."""
@@ -165,8 +172,8 @@ class Transfer:
         """The limit that will be reached first if nothing moves, and when."""
         limits, half_closed = self._limits, self.up.ended or self.down.ended
         candidates = (
-            (limits.idletimeout, self._active, Ended.IDLE),
-            (limits.halfclosetimeout if half_closed else None, self._active, Ended.HALFCLOSE),
+            (limits.idletimeout, self.active_at, Ended.IDLE),
+            (limits.halfclosetimeout if half_closed else None, self.active_at, Ended.HALFCLOSE),
             (limits.maxlifetime, self._began, Ended.LIFETIME),
         )
         reason, deadline = Ended.LIFETIME, math.inf

@@ -6,14 +6,14 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from portproxy import counters
 from portproxy.accesslog import Record
 from portproxy.admission import Admission
-from portproxy.dataplane.base import Ledger, Outcome
+from portproxy.dataplane.base import NOTHING, Ledger, Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.transfer import reset
 from portproxy.model import Rule, literal
@@ -32,8 +32,7 @@ class Moved(NamedTuple):
     dataplane: str
 
 
-_NOTHING = Ledger(0, 0, 0)
-_NOTHING_MOVED = Moved(_NOTHING, _NOTHING, "")
+_NOTHING_MOVED = Moved(NOTHING, NOTHING, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,8 @@ class Surroundings:
     """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
 
     ``leads_back(rule, address)`` says whether dialling ``address`` for the rule would come back to it;
-    ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule, legs)`` of splice refused.
+    ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule, legs)`` of splice refused;
+    ``numbers`` gives each session its own.
     """
 
     engine: Engine
@@ -52,6 +52,7 @@ class Surroundings:
     report: Callable[[Record], None] | None
     on_idle: Callable[[], None]
     on_fallback: Callable[[Rule, int], None]
+    numbers: Iterator[int]
 
 
 class Instance:
@@ -89,7 +90,7 @@ class Instance:
         if set_tcp_options:
             set_options(sock, rule)
         try:
-            session = Session(self, sock, peer)
+            session = Session(self, next(self._around.numbers), sock, peer)
         except OSError as error:  # epoll_ctl(2): no watch is left
             self.shortage.begin(error)
             self._refuse(sock, peer, ConnectFailed.DESCRIPTORS)
@@ -98,6 +99,10 @@ class Instance:
         block[counters.ACTIVE] += 1
         self.sessions.add(session)
         self.engine.guard(session.dial, session)
+
+    def judge(self, address: str) -> Refused | None:
+        """Why a connection from ``address`` would be refused now; None: it would enter."""
+        return self._admission.judge(address, self.block[counters.ACTIVE])
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
@@ -161,7 +166,7 @@ class Instance:
         if self._around.report:
             listen = _local_endpoint(sock)
             who = (time.time(), self.rule.name, endpoint_text(*peer), listen)
-            self._around.report(Record(*who, "", None, 0.0, *_NOTHING, *_NOTHING, "", refusal, ""))
+            self._around.report(Record(*who, "", None, 0.0, *NOTHING, *NOTHING, "", refusal, ""))
         reset(sock)
         sock.close()
 

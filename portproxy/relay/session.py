@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from portproxy.dataplane.base import Outcome
+from portproxy.dataplane.base import NOTHING, Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.leg import Leg, pending_error
 from portproxy.dataplane.loop import Accountable
@@ -16,8 +16,10 @@ from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import Rule
 from portproxy.net.dial import begin_connect, connected_to_itself
 from portproxy.net.resolver import ResolveError, Resolver
+from portproxy.net.tcp import endpoint_text
 from portproxy.reasons import SHORTAGE, ConnectFailed, Ended, connect_failed
 from portproxy.relay.shortage import Shortage
+from portproxy.snapshot import SessionState, SessionStatus
 
 Spawn = Callable[[Callable[[], Awaitable[object]], Accountable], None]
 """Starts a task, for somebody, that outlives the caller."""
@@ -52,7 +54,8 @@ class Session:
     """An admitted client, from accept to account.
 
     While it dials it owns both legs; once connected it hands them to a ``Transfer`` and waits for the
-    ``Outcome``. Either way it tells its instance exactly once how it ended.
+    ``Outcome``. Either way it tells its instance exactly once how it ended. ``number`` is unique, and
+    greater the later it came.
     """
 
     __slots__ = (
@@ -67,13 +70,15 @@ class Session:
         "client",
         "connect_seconds",
         "instance",
+        "number",
         "peer",
         "rule",
         "transfer",
     )
 
-    def __init__(self, instance: Running, sock: socket.socket, peer: tuple[str, int]) -> None:
+    def __init__(self, instance: Running, number: int, sock: socket.socket, peer: tuple[str, int]) -> None:
         self.instance = instance
+        self.number = number
         self.rule = instance.rule  # the values that held when it began hold for its whole life
         self.peer = peer
         self.bucket = NOWHERE
@@ -92,6 +97,42 @@ class Session:
     def upstream_address(self) -> tuple[str, int] | None:
         """The address connected to, or tried last."""
         return (self._address, self.rule.connect.port) if self._address else None
+
+    @property
+    def id(self) -> str:
+        """``number``, for those outside."""
+        return str(self.number)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has told its instance how it ended."""
+        return self._over or (self.transfer is not None and self.transfer.ended)
+
+    def status(self) -> SessionStatus:
+        """What it is doing now."""
+        now, transfer, upstream = self.instance.engine.clock(), self.transfer, self.upstream_address
+        up, down = (transfer.up.ledger, transfer.down.ledger) if transfer else (NOTHING, NOTHING)
+        return SessionStatus(
+            self.id,
+            self.instance.rule.name,
+            endpoint_text(*self.peer),
+            endpoint_text(*upstream) if upstream else "",
+            self._state(),
+            now - self.accepted_at,
+            now - transfer.active_at if transfer else None,
+            up.accepted,
+            up.delivered,
+            down.accepted,
+            down.delivered,
+            transfer.dataplane if transfer else "",
+        )
+
+    def _state(self) -> SessionState:
+        if not self.transfer:
+            return SessionState.DIALLING
+        if self.transfer.up.ended:
+            return SessionState.CLIENT_FINISHED
+        return SessionState.UPSTREAM_FINISHED if self.transfer.down.ended else SessionState.RELAYING
 
     # Dialling.
 
@@ -225,7 +266,7 @@ class Session:
         if self.transfer:
             self.transfer.end(reason)
         else:
-            self._give_up(ConnectFailed.DRAINED)
+            self._give_up(ConnectFailed.KILLED if reason is Ended.KILLED else ConnectFailed.DRAINED)
 
     def _connected(self, upstream: Leg) -> None:
         engine = self.instance.engine

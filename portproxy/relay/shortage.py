@@ -27,6 +27,11 @@ class Shortage:
         self.until = 0.0
 
     @property
+    def on(self) -> bool:
+        """Whether accepting has failed for it, and not been well since."""
+        return self._on
+
+    @property
     def lasts(self) -> bool:
         """Whether accepting is to wait for ``until`` (the engine's clock)."""
         if not self._on:

@@ -7,12 +7,11 @@ import os
 import resource
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
-import trio
 
 from portproxy.dataplane import copy
 from portproxy.model import Acl, Endpoint, Family, Limits
@@ -36,8 +35,7 @@ from tests.relay.rig import (
     upstream,
     was_reset,
 )
-
-UNLIMITED = Limits(idletimeout=None, halfclosetimeout=None)
+from tests.relay.scenes import deaf_upstream, dialling, session
 
 Provoker = Callable[[], Awaitable[Relay]]
 
@@ -122,33 +120,11 @@ async def connect_refused() -> Relay:
         return await fails_to_connect(relay)
 
 
-@contextmanager
-def deaf_upstream() -> Iterator[trio.socket.SocketType]:
-    """A listening socket whose queue is full: the kernel drops every SYN (listen(2))."""
-    with upstream(backlog=0) as service, ExitStack() as fillers:
-        for _ in range(2):
-            filler = fillers.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(service.getsockname())
-        yield service
-
-
 @provokes(ConnectFailed.TIMEOUT)
 async def connect_timeout() -> Relay:
     with deaf_upstream() as service:
         async with relaying(to(service, limits=Limits(connecttimeout=0.2))) as relay:
             return await fails_to_connect(relay)
-
-
-@asynccontextmanager
-async def dialling(draintimeout: float = 30.0) -> AsyncIterator[tuple[Relay, trio.socket.SocketType]]:
-    """A client whose upstream is being dialled, without an answer."""
-    with deaf_upstream() as service:
-        rule = to(service, limits=Limits(connecttimeout=600))
-        async with relaying(rule, draintimeout=draintimeout) as relay:
-            with dial(rule) as client:
-                await eventually(lambda: relay.supervisor.sessions)
-                yield relay, client
 
 
 @provokes(ConnectFailed.CLIENT_GONE)
@@ -164,6 +140,15 @@ async def connect_drained() -> Relay:
     async with dialling(draintimeout=0.0) as (relay, client):
         await relay.supervisor.drain()
         assert await was_reset(client)
+    return relay
+
+
+@provokes(ConnectFailed.KILLED)
+async def connect_killed() -> Relay:
+    async with dialling() as (relay, client):
+        assert relay.supervisor.kill("1")
+        assert await was_reset(client)
+        await relay.record()
     return relay
 
 
@@ -256,24 +241,6 @@ async def connect_other() -> Relay:
 # Ended.
 
 
-@asynccontextmanager
-async def session(
-    limits: Limits = UNLIMITED,
-    *,
-    draintimeout: float = 30.0,
-    faults: int = 0,
-    usertimeout: float | None = None,
-) -> AsyncIterator[tuple[Relay, trio.socket.SocketType, trio.socket.SocketType]]:
-    """A session that relays, and its far ends."""
-    with upstream() as service:
-        rule = to(service, limits=limits, usertimeout=usertimeout)
-        async with relaying(rule, draintimeout=draintimeout, faults=faults) as relay:
-            with dial(rule) as client:
-                server, _ = await service.accept()
-                with server:
-                    yield relay, client, server
-
-
 @provokes(Ended.FINISHED)
 async def finished() -> Relay:
     async with session() as (relay, client, server):
@@ -361,6 +328,15 @@ async def draintimeout() -> Relay:
 async def shutdown() -> Relay:
     async with session() as (relay, client, server):
         relay.supervisor.end_sessions(Ended.SHUTDOWN)
+        assert await was_reset(client)
+        assert await was_reset(server)
+    return relay
+
+
+@provokes(Ended.KILLED)
+async def killed() -> Relay:
+    async with session() as (relay, client, server):
+        assert relay.supervisor.kill("1")
         assert await was_reset(client)
         assert await was_reset(server)
     return relay
