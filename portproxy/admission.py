@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from portproxy.model import Acl, IPAddress, Limits
+from portproxy.model import Acl, IPAddress, IPNetwork, Limits
 from portproxy.reasons import Refused
 
 _V6_SOURCE_SHIFT = 64
@@ -41,6 +41,13 @@ class AccessList:
             if verdict is not None:
                 return verdict
         return self._default
+
+    def deciding(self, ip: IPAddress) -> IPNetwork | None:
+        """The prefix that decides about ``ip``; None where none covers it."""
+        for length, verdicts in self._by_length:
+            if int(ip) >> (ip.max_prefixlen - length) in verdicts:
+                return ipaddress.ip_network((ip, length), strict=False)
+        return None
 
 
 class Admission:

@@ -24,8 +24,18 @@ with its last good answer."""
 Lookup = Callable[[str, Family], tuple[str, ...]]
 
 
+_EAI_NAMES = {value: name for name, value in vars(socket).items() if name.startswith("EAI_")}
+
+
 class ResolveError(Exception):
-    """The name has no address in the family, or nobody said so in time."""
+    """The name has no address in the family, or nobody said so in time.
+
+    ``code`` is getaddrinfo(3)'s, like "EAI_NONAME"; empty where it is not the resolver that says so.
+    """
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def lookup(name: str, family: Family) -> tuple[str, ...]:
@@ -41,6 +51,7 @@ def lookup(name: str, family: Family) -> tuple[str, ...]:
 class _Entry:
     addresses: tuple[str, ...] = ()
     error: str = ""
+    code: str = ""
     until: float = -math.inf
     failing_since: float | None = None
     arrived: trio.Event | None = None
@@ -70,6 +81,13 @@ class Resolver:
         entry = self._entries.get((name, family))
         return entry.addresses if entry else ()
 
+    def failing_for(self, name: str, family: Family) -> float | None:
+        """For how many seconds look-ups have failed, the last of them included; None where it answered."""
+        entry = self._entries.get((name, family))
+        if entry is None or entry.failing_since is None:
+            return None
+        return trio.current_time() - entry.failing_since
+
     async def resolve(self, name: str, family: Family, within: float) -> tuple[str, ...]:
         """The addresses, waiting ``within`` seconds at most. Raises ResolveError.
 
@@ -94,6 +112,7 @@ class Resolver:
 
     async def _ask(self, name: str, family: Family, entry: _Entry) -> None:
         addresses: tuple[str, ...] = ()
+        code = ""
         try:
             found = await trio.to_thread.run_sync(
                 self._lookup, name, family, abandon_on_cancel=True, limiter=self._threads
@@ -102,9 +121,10 @@ class Resolver:
             error = "no address of a host in this family"
         except OSError as failure:
             error = failure.strerror or str(failure)
+            code = _EAI_NAMES.get(failure.errno, "") if isinstance(failure, socket.gaierror) else ""
         except ValueError as failure:  # UnicodeError is one
             error = f"not a host name ({failure})"
-        _store(entry, addresses, f"{name}: {error}", trio.current_time())
+        _store(entry, addresses, f"{name}: {error}", trio.current_time(), code)
         assert entry.arrived is not None
         entry.arrived.set()
         entry.arrived = None
@@ -117,9 +137,9 @@ def _of_a_host(address: str) -> bool:
     return not ip.is_unspecified and not (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped)
 
 
-def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float) -> None:
-    """Take ``addresses`` into ``entry``, or where there are none, ``error``."""
-    entry.error = error
+def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float, code: str = "") -> None:
+    """Take ``addresses`` into ``entry``, or where there are none, ``error`` and its ``code``."""
+    entry.error, entry.code = error, code
     if addresses:
         entry.addresses = addresses
         entry.failing_since = None
@@ -134,5 +154,5 @@ def _store(entry: _Entry, addresses: tuple[str, ...], error: str, now: float) ->
 
 def _answer(entry: _Entry) -> tuple[str, ...]:
     if not entry.addresses:
-        raise ResolveError(entry.error)
+        raise ResolveError(entry.error, entry.code)
     return entry.addresses

@@ -1,0 +1,196 @@
+"""The client's side of a rule: may it come by this family, does somebody listen, is it admitted."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+from pathlib import Path
+
+import trio
+
+from portproxy.admission import AccessList
+from portproxy.counters import ACTIVE
+from portproxy.explain.case import ADVICE_ON_SHORTAGE, Case, bind_error, errno_name
+from portproxy.explain.explanation import Outcome, Step
+from portproxy.model import Family, Rule, RuleType, literal
+from portproxy.net.descriptors import sessions_within
+from portproxy.reasons import Refused
+from portproxy.snapshot import RuleState, RuleStatus
+
+_CAP_NET_BIND_SERVICE = 1 << 10
+"""Its bit in /proc/self/status (capabilities(7), linux/capability.h)."""
+_UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+"""ip(7); it holds for IPv6 too."""
+_FEW_SESSIONS = 16
+"""When no more than these fit into what is left of RLIMIT_NOFILE, it is time to say so."""
+
+_NO_SUCH_ADDRESS = {"EADDRNOTAVAIL", "ENODEV"}
+_LISTEN_ADVICE = {
+    "EADDRINUSE": "stop what holds the port (ss -ltnp shows it), or give the rule another listenport",
+    "EADDRNOTAVAIL": "give an interface this address, or let the rule listen on *",
+    "EACCES": "see step `privilege`",
+}
+
+
+def family(case: Case) -> Step:
+    """Whether the client can come by the family that the rule listens on."""
+    rule, source = case.rule, case.source
+    version = rule.type.listen_family.version
+    if source is None:
+        return Step("family", Outcome.OK, f"clients come over IPv{version}")
+    if source.version == version:
+        return Step("family", Outcome.OK, f"{source} comes over IPv{version}, where the rule listens")
+    text = f"{source} is an IPv{source.version} address, and {rule.type} listens on IPv{version} only"
+    theirs = Family(f"v{source.version}")
+    for other in case.relay.config.active:
+        if (other.type.listen_family, other.listen.port) == (theirs, rule.listen.port):
+            advice = f"clients over IPv{source.version} reach rule {other.name} on this port: explain that"
+            return Step("family", Outcome.FAIL, text, advice=advice)
+    needed = RuleType(f"{theirs.value}to{rule.type.connect_family.value}")
+    advice = (
+        f"clients over IPv{source.version} need a {needed} rule: portproxy add {needed} "
+        f"listenport={rule.listen.port} connectaddress={rule.connect.address} connectport={rule.connect.port}"
+    )
+    return Step("family", Outcome.FAIL, text, advice=advice)
+
+
+def privilege(case: Case, status: RuleStatus) -> Step:
+    """Whether this process may bind the rule's port (ip(7), capabilities(7))."""
+    port = case.rule.listen.port
+    try:
+        start, privileged = int(_UNPRIVILEGED_PORT_START.read_text()), _may_bind_any_port()
+    except OSError as error:
+        return Step("privilege", Outcome.SKIPPED, f"{error.filename} cannot be read", errno_name(error))
+    if port >= start:
+        return Step("privilege", Outcome.OK, f"port {port} needs none")
+    if privileged:
+        return Step("privilege", Outcome.OK, f"port {port} needs CAP_NET_BIND_SERVICE, which is there")
+    advice = (
+        "give the relay CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), set sysctl"
+        f" net.ipv4.ip_unprivileged_port_start={port}, or use a listenport from {start} up"
+    )
+    needs = f"ports below {start} need CAP_NET_BIND_SERVICE, which this process has not"
+    if status.state is RuleState.LISTENING:
+        text = f"{needs}; port {port} was bound before, and could not be bound again"
+        return Step("privilege", Outcome.WARNING, text, advice=advice)
+    refused = bind_error(case.rule.type.listen_family, case.bound, port)
+    return Step("privilege", Outcome.FAIL, needs, refused, advice)
+
+
+def _may_bind_any_port() -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _CAP_NET_BIND_SERVICE)
+    return False
+
+
+def listener(case: Case, status: RuleStatus) -> Step:
+    """Whether the rule listens, and where the client can reach it."""
+    if status.state is not RuleState.LISTENING:
+        return _not_listening(case, status)
+    rule, source, bound = case.rule, case.source, case.bound
+    if case.instance and case.instance.shortage.on:
+        text = "accepting is paused: no descriptor or kernel memory was left"
+        return Step("listener", Outcome.FAIL, text, _descriptor_error(), ADVICE_ON_SHORTAGE)
+    gone = "" if rule.wildcard else bind_error(rule.type.listen_family, bound, 0)
+    if gone in _NO_SUCH_ADDRESS:
+        text = f"it listens on {rule.listen}, but no interface has that address any more"
+        return Step("listener", Outcome.FAIL, text, gone, _LISTEN_ADVICE["EADDRNOTAVAIL"])
+    ip = literal(bound)
+    if ip is not None and ip.is_loopback:
+        if source is not None and not source.is_loopback:
+            text = f"it listens on {rule.listen}, which only this computer's own clients reach"
+            advice = f"let the rule listen on * or on the address that {source} connects to"
+            return Step("listener", Outcome.FAIL, text, advice=advice)
+        return Step("listener", Outcome.OK, f"it listens on {rule.listen}, for clients of this computer only")
+    return Step("listener", Outcome.OK, f"it listens on {rule.listen}")
+
+
+def _not_listening(case: Case, status: RuleStatus) -> Step:
+    rule, text = case.rule, f"it does not listen: {status.last_error}"
+    if status.state is RuleState.DRAINING:
+        return Step("listener", Outcome.FAIL, "it does not listen: the relay is stopping")
+    if status.state is RuleState.SHADOWED:
+        advice = "delete one of the two, or give this one another listenaddress or listenport"
+        return Step("listener", Outcome.FAIL, text, advice=advice)
+    if not case.bound:
+        advice = "let the listen address resolve on this host, or write it as a number"
+        return Step("listener", Outcome.FAIL, text, advice=advice)
+    code = bind_error(rule.type.listen_family, case.bound, rule.listen.port)
+    advice = _LISTEN_ADVICE.get(code, "the relay tries again by itself, every 30 s at least")
+    return Step("listener", Outcome.FAIL, text, code, advice)
+
+
+def _descriptor_error() -> str:
+    """The name of the errno that one more socket gives now, empty where there can be one."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return errno_name(error)
+    return ""
+
+
+async def admission(case: Case) -> Step:
+    """Whether the rule takes this client, or any, beside those that it has."""
+    rule, source, running = case.rule, case.source, case.instance
+    if source is not None and source.version != rule.type.listen_family.version:
+        return Step("admission", Outcome.SKIPPED, f"{source} cannot come by this family")
+    if source is not None and not AccessList(rule.acl).admits(source):
+        return _denied(case)
+    limits, active = rule.limits, running.block[ACTIVE] if running else 0
+    refused = running.judge(str(source)) if running and source is not None else None
+    if refused is Refused.MAXCONN or (limits.maxconn is not None and active >= limits.maxconn):
+        advice = "raise maxconn, or see who holds the sessions: portproxy sessions"
+        return Step(
+            "admission", Outcome.FAIL, f"{active} sessions run, and maxconn is {limits.maxconn}", "", advice
+        )
+    if refused is Refused.MAXCONNPERSOURCE:
+        text = f"{source} has as many sessions as maxconnpersource allows ({limits.maxconnpersource})"
+        advice = "raise maxconnpersource, or see the sessions: portproxy sessions"
+        return Step("admission", Outcome.FAIL, text, advice=advice)
+    left = await _sessions_left()
+    if code := _descriptor_error():
+        return Step(
+            "admission", Outcome.FAIL, "no descriptor is left for another client", code, ADVICE_ON_SHORTAGE
+        )
+    if left < _FEW_SESSIONS:
+        text = f"admitted, but RLIMIT_NOFILE leaves descriptors for {left} sessions more"
+        return Step("admission", Outcome.WARNING, text, advice=ADVICE_ON_SHORTAGE)
+    who = _who_may(rule) if source is None else _admitted(case)
+    return Step("admission", Outcome.OK, f"{who}; sessions: {active}, room for {left} more")
+
+
+async def _sessions_left() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        # In a thread: it lists every descriptor of the process.
+        return await trio.to_thread.run_sync(sessions_within, soft, abandon_on_cancel=True)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return 0
+        raise
+
+
+def _denied(case: Case) -> Step:
+    assert case.source is not None
+    prefix = AccessList(case.rule.acl).deciding(case.source)
+    if prefix:
+        text = f"deny={prefix} is the most specific prefix that covers {case.source}"
+        advice = f"take it out of deny, or add a longer prefix to allow (allow={case.source})"
+    else:
+        text = f"no prefix of allow covers {case.source}, and who is not covered is denied then"
+        advice = f"add it: allow={case.source}, or the prefix of its network"
+    return Step("admission", Outcome.FAIL, text, advice=advice)
+
+
+def _admitted(case: Case) -> str:
+    assert case.source is not None
+    prefix = AccessList(case.rule.acl).deciding(case.source)
+    return f"{case.source} is admitted by {f'allow={prefix}' if prefix else 'default'}"
+
+
+def _who_may(rule: Rule) -> str:
+    allow, deny = (", ".join(map(str, networks)) for networks in (rule.acl.allow, rule.acl.deny))
+    who = f"only {allow} may connect" if allow else "everybody may connect"
+    return f"{who}, but not {deny}" if deny else who
