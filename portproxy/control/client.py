@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -26,20 +27,25 @@ BODY_LIMIT = 4096
 def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
     """What the relay at the control socket ``path`` answers within ``timeout`` seconds.
 
-    Raises PortproxyError where none answers, or what answers is not a relay.
+    A command that is under way goes on when nobody waits for it any more. Raises PortproxyError where none
+    answers, or what answers is not a relay.
     """
     deadline = time.monotonic() + timeout
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
             sock.connect(path)
-            sock.sendall(encode(request))
+            # A relay that refuses the request hangs up before the end of it, with a reply that says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(encode(request))
             return _receive_reply(sock, deadline)
     except TimeoutError:
         raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s") from None
-    except (ConnectionResetError, BrokenPipeError, BlockingIOError):
+    except BlockingIOError:
+        raise PortproxyError(f"busy: too many clients wait for the relay at {path}; try again") from None
+    except ConnectionResetError:
         raise PortproxyError(
-            f"the relay at {path} gave no answer: it serves root and its own user only, and not many at once"
+            f"the relay at {path} gave no answer: it serves root and its own user only"
         ) from None
     except FrameError as error:
         raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import trio
 
 from portproxy.control import place
 from portproxy.counters import ACTIVE
-from portproxy.errors import PortproxyError, StartError
+from portproxy.errors import PortproxyError, StartError, printable, shown
+from portproxy.log import Log
 from portproxy.snapshot import RuleState, Snapshot
 from portproxy.wire.control_frames import (
+    REPLY_LIMIT,
     REQUEST_LIMIT,
     Decoder,
     FrameError,
@@ -25,12 +28,16 @@ from portproxy.wire.control_frames import (
     request_untrusted,
 )
 
-Handlers = Mapping[str, Callable[[Request], Reply]]
+Handlers = Mapping[str, Callable[[Request], Awaitable[Reply]]]
+"""By command, what carries it out. Nothing a client does cancels it; only the end of the relay does."""
 
 DEADLINE = 5.0
-"""Seconds a client has for its request and for taking the reply."""
+"""Seconds a client has for its request, and again for taking the reply."""
 CLIENTS = 32
 """Clients at once: each costs the relay a descriptor."""
+SMALL = 16 << 10
+"""Bytes a request may have, and a reply, without waiting for its turn or being turned away: more than a
+command line needs, and times CLIENTS not much."""
 
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
@@ -109,34 +116,19 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 async def serve_control(
-    path: str, handlers: Handlers, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+    path: str,
+    handlers: Handlers,
+    log: Log,
+    *,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer commands at ``path`` until cancelled. Raises StartError as ``control_socket`` does."""
-    seats = trio.Semaphore(CLIENTS)
+    """Answer commands at ``path`` until cancelled; faults of ``handlers`` go to ``log``.
 
-    async def serve_client(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, FrameError):
-            seats.acquire_nowait()
-            try:
-                with trio.move_on_after(DEADLINE):
-                    await _answer(stream, handlers)
-            finally:
-                seats.release()
-
+    Raises StartError as ``control_socket`` does.
+    """
     with control_socket(path) as sock:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        await trio.serve_listeners(serve_client, [listener], task_status=task_status)
-
-
-async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
-    """Answer the one request a connection may bring."""
-    if peer_uid(stream.socket) not in (0, os.geteuid()):
-        return
-    decoder = Decoder(REQUEST_LIMIT)
-    async for data in stream:
-        for payload in decoder.feed_untrusted(data):
-            await stream.send_all(encode(_reply(request_untrusted(payload), handlers)))
-            return
+        await trio.serve_listeners(_Server(handlers, log).serve, [listener], task_status=task_status)
 
 
 def peer_uid(sock: trio.socket.SocketType) -> int:
@@ -145,12 +137,94 @@ def peer_uid(sock: trio.socket.SocketType) -> int:
     return int(uid)
 
 
-def _reply(request: Request, handlers: Handlers) -> Reply:
-    handler = handlers.get(request.command)
-    if handler is None:
-        known = ", ".join(sorted(handlers))
-        return Reply(False, f"no such command: {request.command!r}; there are: {known}")
-    try:
-        return handler(request)
-    except PortproxyError as error:
-        return Reply(False, str(error))
+class _Server:
+    """Answers the one request that a connection may bring.
+
+    Whatever clients do, it holds one large request, REPLY_LIMIT bytes of large replies, and of everything
+    else SMALL bytes a client. A large request, decoded, may have twelve times its size.
+    """
+
+    def __init__(self, handlers: Handlers, log: Log) -> None:
+        self._handlers = handlers
+        self._log = log
+        self._seats = trio.Semaphore(CLIENTS)
+        self._large_request = trio.Lock()
+        self._room = REPLY_LIMIT
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Answer a client that is root or our own user; for any other hang up."""
+        if peer_uid(stream.socket) not in (0, os.geteuid()):
+            return
+        with contextlib.suppress(trio.BrokenResourceError):
+            try:
+                self._seats.acquire_nowait()
+            except trio.WouldBlock:
+                # Holds nobody up: nothing was sent before, so the socket's buffer has room.
+                await stream.send_all(encode(_busy(f"{CLIENTS} clients are being served")))
+                return
+            try:
+                await self._send(stream, await self._answer(stream))
+            finally:
+                self._seats.release()
+
+    async def _answer(self, stream: trio.SocketStream) -> bytes:
+        """The reply to what comes, as a frame. The request is no longer held then."""
+        async with contextlib.AsyncExitStack() as turn:
+            try:
+                request = await self._receive(stream, turn)
+            except FrameError as error:
+                return encode(Reply(False, printable(str(error))))
+            try:
+                return encode(await self._carry_out(request))
+            except Exception as error:
+                self._log.fault("a fault of portproxy in a control command", error, command=request.command)
+                return encode(Reply(False, f"a fault of portproxy in {request.command}: the log has it"))
+
+    async def _receive(self, stream: trio.SocketStream, turn: contextlib.AsyncExitStack) -> Request:
+        """The client's request. A large one waits until it is the only one, which it is until ``turn`` ends.
+
+        Raises FrameError where none comes, within DEADLINE beside that wait.
+        """
+        decoder = Decoder(REQUEST_LIMIT)
+        take = SMALL
+        with trio.move_on_after(DEADLINE) as reading:
+            while data := await stream.receive_some(take):
+                for payload in decoder.feed_untrusted(data):
+                    return request_untrusted(payload)
+                if decoder.expected > take:
+                    reading.deadline = math.inf
+                    await turn.enter_async_context(self._large_request)
+                    reading.deadline = trio.current_time() + DEADLINE
+                    take = REQUEST_LIMIT
+            raise FrameError("the request ended before it was whole")
+        raise FrameError(f"the request was not whole within {DEADLINE:g} s")
+
+    async def _carry_out(self, request: Request) -> Reply:
+        handler = self._handlers.get(request.command)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            return Reply(False, f"no such command: {shown(request.command)}; there are: {known}")
+        try:
+            return await handler(request)
+        except PortproxyError as error:
+            return Reply(False, "\n".join(map(printable, error.lines)))
+
+    async def _send(self, stream: trio.SocketStream, frame: bytes) -> None:
+        """Send a reply, or why it is not sent; what is not taken within DEADLINE is dropped."""
+        if len(frame) > REPLY_LIMIT:
+            frame = encode(
+                Reply(False, f"the reply has {len(frame)} bytes; at most {REPLY_LIMIT} are allowed")
+            )
+        elif len(frame) > max(self._room, SMALL):
+            # Rather than wait, which would hold the reply.
+            frame = encode(_busy("other clients are taking large replies"))
+        self._room -= len(frame)
+        try:
+            with trio.move_on_after(DEADLINE):
+                await stream.send_all(frame)
+        finally:
+            self._room += len(frame)
+
+
+def _busy(why: str) -> Reply:
+    return Reply(False, f"busy: {why}; try again")

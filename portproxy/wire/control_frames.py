@@ -6,14 +6,17 @@ A frame is a 4-byte big-endian length and so many bytes of JSON (RFC 8259).
 from __future__ import annotations
 
 import struct
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
-REQUEST_LIMIT = 64 << 10
-"""Bytes of JSON a request may have: more than any command line."""
-REPLY_LIMIT = 16 << 20
-"""Bytes of JSON a reply may have: 10,000 rules with a kilobyte each, and room."""
+REQUEST_LIMIT = 4 << 20
+"""Bytes of JSON a request may have: an import of 10,000 rules has 1 to 2 MB."""
+REPLY_LIMIT = 32 << 20
+"""Bytes of JSON a reply may have: 10,000 rules with 3 kB each, every counter and name at its longest."""
+COMMANDS_LIMIT = 1 << 14
+"""Commands in a request. Decoded, one takes up to 250 bytes where a frame has ten: ``{"a":"bb"},``."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -24,19 +27,25 @@ class FrameError(Exception):
     """What came is not a frame, or not the message expected in one."""
 
 
-class Request(msgspec.Struct, frozen=True):
-    """A command and its tags, in netsh's words."""
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is asked, with its arguments; ``commands`` are netsh's, as tags, for a change of rules."""
 
     command: str
     args: dict[str, str] = {}
+    commands: tuple[dict[str, str], ...] = ()
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """The answer: whether it went well, a line for people, and the same as data where there is any."""
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer: whether it went well, a text for people, and the same in JSON values, if any."""
 
     ok: bool
     text: str
-    data: dict[str, int | str] = {}
+    data: Mapping[str, Any] = {}
+
+    @property
+    def lines(self) -> list[str]:
+        """``text`` line by line."""
+        return self.text.split("\n")
 
 
 class Decoder:
@@ -45,6 +54,8 @@ class Decoder:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray()
+        self.expected = 0
+        """Bytes of JSON in the frame that has begun, once its length is there; else 0."""
 
     def feed_untrusted(self, data: bytes | bytearray) -> list[bytes]:
         """The payloads of the frames that ``data`` completes.
@@ -52,6 +63,7 @@ class Decoder:
         Raises FrameError as soon as a length is over the limit; nothing may be fed after that.
         """
         self._buffer += data
+        self.expected = 0
         payloads = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -59,6 +71,7 @@ class Decoder:
                 raise FrameError(f"a frame of {length} bytes; at most {self._limit} are allowed")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
+                self.expected = length
                 break
             payloads.append(bytes(self._buffer[_LENGTH.size : end]))
             del self._buffer[:end]
@@ -72,7 +85,10 @@ def encode(message: Request | Reply) -> bytes:
 
 
 def request_untrusted(payload: bytes) -> Request:
-    """The request a frame carries; FrameError where it is none."""
+    """The request a frame carries; FrameError where it is none, or has more than COMMANDS_LIMIT commands."""
+    # Before any is built: each has a brace, and one is the request's and one that of its arguments.
+    if payload.count(b"{") > COMMANDS_LIMIT + 2:
+        raise FrameError(f"not a request: more than {COMMANDS_LIMIT} commands")
     return _decode_untrusted(payload, Request)
 
 
@@ -87,3 +103,5 @@ def _decode_untrusted(payload: bytes, kind: type[M]) -> M:
     # Unknown keys are skipped, and those may be nested too deep.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"not a {kind.__name__.lower()}: {error}") from None
+    except MemoryError:
+        raise FrameError(f"not a {kind.__name__.lower()} that there is memory for") from None

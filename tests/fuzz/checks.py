@@ -1,0 +1,91 @@
+"""What holds of any input, for each thing that reads what others wrote: shared by all fuzz targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from portproxy.netsh import importer
+from portproxy.netsh.grammar import GrammarError, HelpAsked, parse_command, parse_rule, split_line
+from portproxy.wire.control_frames import Decoder, FrameError, encode, reply_untrusted, request_untrusted
+
+FRAME_LIMIT = 300
+
+
+def decode(chunks: Sequence[bytes]) -> tuple[list[bytes], bool]:
+    """The payloads of a stream, and whether it ended in a FrameError; never more than a frame is held."""
+    decoder = Decoder(FRAME_LIMIT)
+    payloads: list[bytes] = []
+    for chunk in chunks:
+        try:
+            payloads += decoder.feed_untrusted(chunk)
+        except FrameError:
+            return payloads, True
+        assert len(decoder._buffer) < 4 + FRAME_LIMIT
+        assert decoder.expected <= FRAME_LIMIT
+    return payloads, False
+
+
+def frames(chunks: Sequence[bytes]) -> None:
+    """A stream is frames or a FrameError, the same however it is cut."""
+    payloads, failed = decode(chunks)
+    for payload in payloads:
+        assert len(payload) <= FRAME_LIMIT
+        message(payload)
+    whole, failed_whole = decode([b"".join(chunks)])
+    assert failed == failed_whole
+    # Frames that come in one piece with an error are lost with the connection.
+    assert payloads == whole or (failed and whole == [])
+
+
+def message(payload: bytes) -> None:
+    """A payload is a message that encodes to itself, or a FrameError."""
+    for untrusted in (request_untrusted, reply_untrusted):
+        try:
+            made = untrusted(payload)
+        except FrameError:
+            continue
+        assert untrusted(encode(made)[4:]) == made
+
+
+def rule(text: str) -> None:
+    """A rule is tags with values, or a GrammarError of a line."""
+    try:
+        tags = parse_rule(text)
+    except GrammarError as error:
+        one_line(error.lines)
+        return
+    del tags["type"]
+    assert all(tag == tag.lower() and value for tag, value in tags.items())
+
+
+def command(words: Sequence[str]) -> None:
+    """A command reads as what it prints, or asks for help, or is a GrammarError of a line."""
+    try:
+        made = parse_command(words)
+    except GrammarError as error:
+        one_line(error.lines)
+    except HelpAsked:
+        pass
+    else:
+        assert parse_command(split_line(str(made))) == made
+
+
+def imported(data: bytes) -> None:
+    """Every file is read; what it held are commands, and lines that are fit to be shown."""
+    found = importer.read(data)
+    lines = [number for number, _ in found.commands]
+    assert lines == sorted(set(lines))
+    assert bool(found.commands) <= bool(found.kind)
+    for number, made in found.commands:
+        assert number >= 1
+        assert parse_command(split_line(str(made))) == made
+    for skipped in found.skipped:
+        assert skipped.text.isprintable()
+        one_line([skipped.why])
+
+
+def one_line(lines: Sequence[str]) -> None:
+    """An error for people is one line that a terminal can show."""
+    (line,) = lines
+    assert line
+    assert line.isprintable()
