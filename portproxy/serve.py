@@ -12,7 +12,10 @@ import trio
 
 from portproxy import __version__
 from portproxy.accesslog import Record, encode_json, encode_text
-from portproxy.control.server import health_reply, serve_control
+from portproxy.changes import Changes, Load
+from portproxy.commands import Commands
+from portproxy.config.source import Source
+from portproxy.control.server import serve_control
 from portproxy.errors import PortproxyError
 from portproxy.log import Event, LibraryHandler, Log, encoder
 from portproxy.model import Config, Server
@@ -24,10 +27,6 @@ from portproxy.supervisor import Supervisor
 
 _SAID_ONE_BY_ONE = 20
 """Rules whose listening is said in a line each; of more, only the number."""
-_AT_START_ONLY = ("status", "control", "log", "accesslog")
-"""Keys of ``[server]`` that a reload does not follow."""
-
-Load = Callable[[], Config]
 
 
 class Logs:
@@ -69,11 +68,11 @@ class Logs:
             task_status.started()
 
 
-async def serve(config: Config, load: Load) -> None:
+async def serve(source: Source, config: Config, load: Load) -> None:
     """Run ``config`` until SIGTERM or SIGINT, then drain; a second one ends the sessions at once.
 
-    SIGHUP opens log files anew and reloads what ``load`` returns, where that is valid; ``load`` may
-    block. Raises StartError.
+    ``config`` is what ``source``, as it was written, says. SIGHUP opens log files anew and reloads what
+    ``load`` returns, where that is valid; ``load`` may block. Raises StartError.
     """
     logs = Logs(config.server)
     logging.getLogger().addHandler(LibraryHandler(logs.log))
@@ -82,7 +81,7 @@ async def serve(config: Config, load: Load) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(logs.run)
             try:
-                await _Relay(config, load, logs).run(signals)
+                await _Relay(source, config, load, logs).run(signals)
             except* PortproxyError as group:
                 failures += _leaves(group)
             nursery.cancel_scope.cancel()
@@ -93,12 +92,12 @@ async def serve(config: Config, load: Load) -> None:
 class _Relay:
     """The relay's life: starting, running, draining. Signals are obeyed in each."""
 
-    def __init__(self, config: Config, load: Load, logs: Logs) -> None:
+    def __init__(self, source: Source, config: Config, load: Load, logs: Logs) -> None:
         self._config = config
-        self._load = load
         self._logs = logs
         self._log = logs.log
         self._supervisor = Supervisor(logs.log, logs.report)
+        self._changes = Changes(source, load, self._supervisor, logs.log)
         self._reload_asked = trio.Event()
         self._stop_asked = trio.Event()
 
@@ -139,8 +138,8 @@ class _Relay:
 
             await nursery.start(serve_status, bind_status(server.status), self._snapshot)
         if server.control:
-            handlers = {"health": lambda request: health_reply(self._snapshot())}
-            await nursery.start(serve_control, server.control, handlers)
+            commands = Commands(self._supervisor, self._changes, lambda: self._logs.lost)
+            await nursery.start(serve_control, server.control, commands.handlers, self._log)
 
     def _snapshot(self) -> Snapshot:
         return self._supervisor.snapshot(self._logs.lost)
@@ -152,19 +151,11 @@ class _Relay:
             await self._reload()
 
     async def _reload(self) -> None:
-        log, running = self._log, self._supervisor.config.server
         try:
-            config = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            self._log.info("reloaded", plan=await self._changes.reload())
         except PortproxyError as error:
             for line in error.lines:
-                log.error("not reloaded", problem=line)
-            return
-        for key in _AT_START_ONLY:
-            if getattr(config.server, key) != getattr(running, key):
-                log.warning("takes effect at the next start only", key=f"[server] {key}")
-        for warning in config.warnings:
-            log.warning(warning)
-        log.info("reloaded", plan=await self._supervisor.reload(config))
+                self._log.error("not reloaded", problem=line)
 
     async def _drain(self) -> None:
         self._log.info(

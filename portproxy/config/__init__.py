@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from portproxy.config.reader import Reader
-from portproxy.loops import IsLocal
+from portproxy.config.source import Source
 from portproxy.model import Config, Server
 
 DEFAULT_PATH = "/etc/portproxy/portproxy.toml"
@@ -31,7 +31,7 @@ class DefaultControl(NamedTuple):
 _NO_CONTROL = DefaultControl()
 
 
-def load(
+def read(
     path: str | None,
     rules: Sequence[str] = (),
     environ: Mapping[str, str] = _NO_ENVIRONMENT,
@@ -39,12 +39,10 @@ def load(
     status: str | None = None,
     control: str | None = None,
     default_control: DefaultControl = _NO_CONTROL,
-    is_local: IsLocal | None = None,
-) -> Config:
+) -> Source:
     """What a relay is to do: the file at ``path``, ``--rule`` strings, and PORTPROXY_* of ``environ``.
 
-    ``status`` and ``control`` are the command line's. ``is_local`` says whether an address is this
-    host's, which finds more rules that connect to themselves. Raises ConfigError with every problem.
+    ``status`` and ``control`` are the command line's. Raises nothing: problems are in what is returned.
     """
     reader = Reader()
     if path is not None:
@@ -54,7 +52,12 @@ def load(
         reader.command(rule, f"--rule {number}")
     _settings(reader, environ, status, control)
     reader.default_control(*default_control)
-    return reader.config(is_local)
+    return reader.source()
+
+
+def load(*args: Any, **settings: Any) -> Config:
+    """What ``read`` reads, checked."""
+    return read(*args, **settings).config()
 
 
 def load_server(
@@ -92,4 +95,4 @@ def parse(text: str, source: str) -> Config:
     """What the document ``text`` says by itself; ``source`` names it in problems. Raises ConfigError."""
     reader = Reader()
     reader.document(text, source)
-    return reader.config()
+    return reader.source().config()

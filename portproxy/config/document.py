@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -19,26 +20,37 @@ _NO_VALUE = ("Invalid value", "Expected newline or end of document after a state
 _TWICE = "Cannot overwrite a value"
 
 
-def read(path: str, problems: list[str]) -> str:
-    """The text of a file; one that cannot be read is a problem, and empty."""
+def read(path: str, problems: list[str]) -> bytes:
+    """What the file at ``path`` holds; one that cannot be read is a problem, and empty."""
     where = printable(path)
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            problems.append(f"{where}: larger than {MAX_BYTES >> 20} MiB, which no configuration is")
-            return ""
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        problems.append(
-            f"{where}: line {line}: byte 0x{data[error.start]:02x} is not UTF-8, which TOML is written in"
-        )
+        if len(data) <= MAX_BYTES:
+            return data
+        problems.append(f"{where}: larger than {MAX_BYTES >> 20} MiB, which no configuration is")
     except OSError as error:
         problems.append(f"{where}: cannot be read: {error.strerror}")
     except ValueError:
         problems.append(f"{where}: no file can have this name")
+    return b""
+
+
+def decode(data: bytes, path: str, problems: list[str]) -> str:
+    """``data`` as text; what is not UTF-8 is a problem, and empty."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        told = f"line {line}: byte 0x{byte:02x} is not UTF-8, which TOML is written in"
+        problems.append(f"{printable(path)}: {told}")
     return ""
+
+
+def digest(data: bytes) -> bytes:
+    """What tells versions of a file apart."""
+    return hashlib.sha256(data).digest()
 
 
 def tables(text: str, where: str, problems: list[str]) -> dict[str, Any]:

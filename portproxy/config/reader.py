@@ -1,4 +1,4 @@
-"""From what was written, wherever it was, to a Config."""
+"""Reads what is written, wherever it is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from portproxy.config import document
-from portproxy.config.conflicts import find
-from portproxy.config.rules import Defaults, Place, Written, build
+from portproxy.config.rules import Origin, Place, Written
+from portproxy.config.source import File, Source
 from portproxy.config.tables import Table, problem
 from portproxy.errors import ConfigError, printable, shown
-from portproxy.loops import IsLocal
-from portproxy.model import Config, Server
+from portproxy.model import Server
 from portproxy.options import SERVER_OPTIONS, by_name
 from portproxy.options.kinds import RefusedError, nearest
 
@@ -28,10 +27,13 @@ class Reader:
         self._server: dict[str, Any] = {}
         self._defaults = Table("[defaults]", {}, self._problems)
         self._rules: list[Written] = []
+        self._file: File | None = None
 
     def file(self, path: str) -> None:
         """Read the TOML file at ``path``."""
-        self.document(document.read(path, self._problems), path)
+        data = document.read(path, self._problems)
+        self._file = File(path, document.digest(data))
+        self.document(document.decode(data, path, self._problems), path)
 
     def document(self, text: str, source: str) -> None:
         """Read a TOML document that ``source`` names for people."""
@@ -50,7 +52,9 @@ class Reader:
             told = "each rule is a table of its own, headed [[rule]]"
             self._problems.append(problem(where, "rule", rules, told))
             return
-        self._rules += [Written(Place(where, number), rule) for number, rule in enumerate(rules, 1)]
+        self._rules += [
+            Written(Place(where, number), rule, Origin.FILE) for number, rule in enumerate(rules, 1)
+        ]
 
     def _table(self, tables: dict[str, Any], key: str, where: str) -> Table:
         written = tables.get(key, {})
@@ -62,11 +66,11 @@ class Reader:
     def environment(self, text: str) -> None:
         """Read the rules of PORTPROXY_RULES."""
         for number, command in enumerate(_commands(text), 1):
-            self._rules.append(Written(Place("PORTPROXY_RULES", number), command))
+            self._rules.append(Written(Place("PORTPROXY_RULES", number), command, Origin.ENVIRONMENT))
 
     def command(self, text: str, source: str) -> None:
         """Read one rule in netsh's words."""
-        self._rules.append(Written(Place(source), text))
+        self._rules.append(Written(Place(source), text, Origin.COMMAND_LINE))
 
     def setting(self, where: str, key: str, written: str | None) -> None:
         """Read one key of ``[server]`` that was written elsewhere; it goes before what was read until now."""
@@ -94,22 +98,16 @@ class Reader:
             raise ConfigError(self._problems)
         return Server(**self._server)
 
-    def config(self, is_local: IsLocal | None = None) -> Config:
-        """Everything that was read, checked as a whole; raises ConfigError with every problem."""
-        defaults = Defaults(self._defaults)
-        by_rule: dict[Place, list[str]] = {written.place: [] for written in self._rules}
-        built = [build(written, defaults, by_rule[written.place]) for written in self._rules]
-        placed = [rule for rule in built if rule is not None]
-        server = Server(**self._server)
-        findings = find(placed, server.status, is_local, by_rule)
-        problems = self._problems + [line for lines in by_rule.values() for line in lines]
-        if problems:
-            raise ConfigError(problems)
-        return Config(
-            server=server,
-            rules=tuple(here.rule for here in placed),
-            shadowed=tuple(findings.shadowed),
-            warnings=(*self._warnings, *findings.warnings),
+    def source(self) -> Source:
+        """Everything that was read, to be checked as a whole."""
+        return Source(
+            rules=tuple(self._rules),
+            server=self._server,
+            defaults=self._defaults.written,
+            defaults_where=self._defaults.where,
+            problems=tuple(self._problems),
+            warnings=tuple(self._warnings),
+            file=self._file,
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from portproxy.config.tables import Table
 from portproxy.errors import printable
-from portproxy.model import ANY, Acl, Endpoint, IPNetwork, Limits, Rule, RuleType
+from portproxy.model import ANY, Acl, Endpoint, IPNetwork, Limits, Rule, RuleType, default_name
 from portproxy.netsh.grammar import GrammarError, parse_rule
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
 from portproxy.options.addresses import fit_connect, fit_listen, fit_prefixes
@@ -39,12 +40,21 @@ class Place:
 
     def label(self, name: str = "") -> str:
         """The rule within its source: ``rule 2 (web)``."""
-        named = f" ({printable(name[:60])})" if name else ""
+        named = f" ({printable(name[:60])})" if name and name != self.source else ""
         return f"rule {self.number}{named}" if self.number else f"{self.source}{named}"
 
     def where(self, name: str = "") -> str:
         """The rule for an error line: ``portproxy.toml: rule 2 (web)``, or ``--rule 1 (web)``."""
         return f"{self.source}: {self.label(name)}" if self.number else self.label(name)
+
+
+class Origin(enum.Enum):
+    """What a rule came from, and so what has to be changed for it to stay changed."""
+
+    FILE = "the configuration file"
+    COMMAND_LINE = "--rule"
+    ENVIRONMENT = "PORTPROXY_RULES"
+    CONTROL = "a command with --no-save"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,11 @@ class Written:
 
     place: Place
     written: Mapping[str, object] | str
+    origin: Origin
+
+    def tags(self) -> Mapping[str, object]:
+        """Its keys and values. Raises GrammarError where netsh's words make none."""
+        return parse_rule(self.written) if isinstance(self.written, str) else self.written
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class Placed:
     @property
     def unnamed(self) -> bool:
         """Whether its name is the default."""
-        return self.rule.name == _default_name(self.rule.type, self.rule.listen)
+        return self.rule.name == default_name(self.rule.type, self.rule.listen)
 
     def seen_from(self, other: Placed) -> str:
         """This rule in an error line about ``other``: short where both come from one source."""
@@ -124,7 +139,7 @@ def build(rule: Written, defaults: Defaults, problems: list[str]) -> Placed | No
     """The rule that was written, or None where it added to ``problems``."""
     before = len(problems)
     try:
-        written = parse_rule(rule.written) if isinstance(rule.written, str) else rule.written
+        written = rule.tags()
     except GrammarError as error:
         problems += [f"{rule.place.where()}: {line}" for line in error.lines]
         return None
@@ -150,10 +165,6 @@ def _check_families(table: Table, rule_type: RuleType) -> None:
             table.refuse(key, str(refusal))
 
 
-def _default_name(rule_type: RuleType, listen: Endpoint) -> str:
-    return f"{rule_type}/{listen}"
-
-
 def _rule(values: Mapping[str, Any], defaults: Defaults) -> Rule:
     rule_type: RuleType = values["type"]
     own = {key: value for key, value in values.items() if key in _OPTIONS}
@@ -166,7 +177,7 @@ def _rule(values: Mapping[str, Any], defaults: Defaults) -> Rule:
             values.get("connectaddress", rule_type.connect_family.loopback),
             values.get("connectport", listen.port),
         ),
-        name=values.get("name", _default_name(rule_type, listen)),
+        name=values.get("name", default_name(rule_type, listen)),
         limits=Limits(**{key: options.pop(key) for key in _LIMITS}),
         acl=Acl(allow=options.pop("allow"), deny=options.pop("deny")),
         **options,

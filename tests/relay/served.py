@@ -89,14 +89,17 @@ async def serving(
     arguments: Sequence[str] = (),
     module: str = "portproxy",
     until: str = "ready",
+    within: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
     """A relay that has said ``until``, with ``tables`` in the file ``path``, run by ``module``.
+
+    ``within`` is a command that runs another.
 
     A test that leaves it running kills it.
     """
     await trio.Path(path).write_text("\n".join(tables))
     process = await trio.lowlevel.open_process(
-        command("-c", str(path), *arguments, module=module),
+        [*within, *command("-c", str(path), *arguments, module=module)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=TOP,

@@ -1,0 +1,198 @@
+"""What netsh's commands make of what was written, and what the file is to hold then."""
+
+from __future__ import annotations
+
+import pytest
+
+from portproxy import config
+from portproxy.config.editor import Clear, Put, Remove
+from portproxy.config.edits import Edited, Labelled, apply, settled
+from portproxy.config.reader import Reader
+from portproxy.config.rules import Origin, Place
+from portproxy.config.source import Source
+from portproxy.errors import PortproxyError
+from portproxy.netsh.grammar import parse_command, split_line
+
+FILE = """
+[[rule]]
+type = "V4toV4"
+listenport = "http"
+connectport = 8080
+maxconn = 7
+
+[[rule]]
+type = "v6tov4"
+listenaddress = "::1"
+listenport = 81
+name = "second"
+"""
+HTTP = ("v4tov4", "*", 80)
+SECOND = ("v6tov4", "::1", 81)
+
+
+def source(*rules: str, environ: str = "") -> Source:
+    reader = Reader()
+    reader.document(FILE, "portproxy.toml")
+    reader.environment(environ)
+    for number, rule in enumerate(rules, 1):
+        reader.command(rule, f"--rule {number}")
+    return reader.source()
+
+
+def edited(before: Source, *commands: str, save: bool = True) -> Edited:
+    labelled = [Labelled(parse_command(split_line(command))) for command in commands]
+    return apply(before, labelled, save=save)
+
+
+def rules(of: Source) -> list[str]:
+    return [f"{rule.type} {rule.listen} {rule.connect}" for rule in of.config().rules]
+
+
+def test_add_makes_an_entry_what_it_says() -> None:
+    done = edited(source(), "add v4tov4 80 192.0.2.1")
+    assert done.edits == (Put(HTTP, {"type": "v4tov4", "listenport": "80", "connectaddress": "192.0.2.1"}),)
+    first = done.source.config().rules[0]
+    assert (str(first.connect), first.limits.maxconn) == ("192.0.2.1:80", None)
+
+
+def test_set_changes_what_it_names() -> None:
+    done = edited(source(), "set v4tov4 80 192.0.2.1")
+    (put,) = done.edits
+    assert put == Put(
+        HTTP,
+        {
+            "type": "v4tov4",
+            "listenport": "80",
+            "connectport": 8080,
+            "maxconn": 7,
+            "connectaddress": "192.0.2.1",
+        },
+    )
+    first = done.source.config().rules[0]
+    assert (str(first.connect), first.limits.maxconn) == ("192.0.2.1:8080", 7)
+
+
+def test_set_adds_an_entry_where_there_is_none() -> None:
+    done = edited(source(), "set v4tov4 listenaddress=0.0.0.0 listenport=82 connectport=1")
+    assert rules(done.source)[-1] == "v4tov4 0.0.0.0:82 127.0.0.1:1"
+    assert [type(edit) for edit in done.edits] == [Put]
+
+
+def test_the_key_is_the_address_as_written() -> None:
+    done = edited(source(), "add v6tov4 81 listenaddress=0::1 name=third", save=False)
+    assert len(done.source.rules) == 3
+    assert edited(done.source, "delete v6tov4 81 listenaddress=0::1").edits == (
+        Remove(("v6tov4", "0::1", 81)),
+    )
+
+
+def test_delete() -> None:
+    done = edited(source(), "delete v4tov4 http")
+    assert done.edits == (Remove(HTTP),)
+    assert rules(done.source) == ["v6tov4 [::1]:81 127.0.0.1:81"]
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("delete v4tov4 9", "v4tov4/*:9: no such entry"),
+        (
+            "delete v4tov4 80 listenaddress=0.0.0.0",
+            "v4tov4/0.0.0.0:80: no such entry; there is one with listenaddress=*",
+        ),
+        ("delete v6tov4 81", "v6tov4/*:81: no such entry; there is one with listenaddress=::1"),
+        (
+            "delete v4tov4 nosuch",
+            'v4tov4: listenport = "nosuch": no TCP service of this name is known here;'
+            " a port is a number from 1 to 65535 or a service name",
+        ),
+        (
+            "add v4tov4 70000",
+            'v4tov4: listenport = "70000": a port is a number from 1 to 65535 or a service name',
+        ),
+    ],
+)
+def test_what_cannot_be_carried_out(command: str, problem: str) -> None:
+    with pytest.raises(PortproxyError) as refused:
+        edited(source(), command)
+    assert refused.value.lines == (problem,)
+
+
+def test_reset_clears_the_file() -> None:
+    done = edited(source(), "reset")
+    assert done.edits == (Clear(frozenset()),)
+    assert done.source.rules == ()
+
+
+def test_entries_that_come_back_where_they_were_keep_their_place() -> None:
+    again = edited(
+        source(), "reset", "add v4tov4 80 maxconn=7", "add v6tov4 81 listenaddress=::1", "add v4tov6 1"
+    )
+    assert again.edits[0] == Clear(frozenset({HTTP, SECOND}))
+    assert [edit.key[2] for edit in again.edits[1:] if isinstance(edit, Put)] == [80, 81, 1]
+
+
+def test_entries_that_come_back_in_another_order_are_written_anew() -> None:
+    other = edited(source(), "reset", "add v6tov4 81 listenaddress=::1", "add v4tov4 80")
+    assert other.edits[0] == Clear(frozenset())
+
+
+def test_the_last_of_several_commands_for_an_entry_counts() -> None:
+    done = edited(
+        source(), "add v4tov4 9", "delete v4tov4 9", "set v4tov4 80 maxconn=1", "set v4tov4 80 maxconn=2"
+    )
+    assert [type(edit) for edit in done.edits] == [Remove, Put]
+    assert done.source.config().rules[0].limits.maxconn == 2
+
+
+@pytest.mark.parametrize("command", ["set v4tov4 90 maxconn=1", "add v4tov4 90", "delete v4tov4 90", "reset"])
+def test_rules_from_elsewhere_change_without_being_saved_only(command: str) -> None:
+    for before, where in (
+        (source("v4tov4 90"), "--rule 1 came from --rule"),
+        (source(environ="v4tov4 90"), "PORTPROXY_RULES: rule 1 came from PORTPROXY_RULES"),
+    ):
+        with pytest.raises(PortproxyError) as refused:
+            edited(before, command)
+        assert refused.value.lines == (
+            f"{where}, which no command can change;"
+            " change it there, or the running relay alone with --no-save",
+        )
+        assert edited(before, command, save=False).edits == ()
+
+
+def test_a_rule_that_was_not_saved_is_when_it_is_next_changed() -> None:
+    unsaved = edited(source(), "add v4tov4 90 192.0.2.1", save=False)
+    assert unsaved.source.rules[-1].origin is Origin.CONTROL
+    saved = edited(unsaved.source, "set v4tov4 90 maxconn=3")
+    assert saved.edits == (
+        Put(
+            ("v4tov4", "*", 90),
+            {"type": "v4tov4", "listenport": "90", "connectaddress": "192.0.2.1", "maxconn": "3"},
+        ),
+    )
+    assert saved.source.rules[-1].origin is Origin.FILE
+
+
+def test_new_rules_stand_where_the_next_start_will_read_them() -> None:
+    done = edited(source("v4tov4 90 192.0.2.1", environ="v4tov4 91 192.0.2.1"), "add v4tov4 92 192.0.2.1")
+    assert [rule.listen.port for rule in done.source.config().rules] == [80, 81, 92, 91, 90]
+
+
+def test_problems_are_told_by_the_command() -> None:
+    checked = edited(source(), "add v4tov4 80 ::1", "add v6tov6 82 ::2 name=second").source.check()
+    problems = [line for lines in checked.by_rule.values() for line in lines]
+    assert problems == [
+        'v4tov4/*:80: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it',
+        'v6tov6/*:82 (second): name = "second": portproxy.toml: rule 2 (second) has this name already;'
+        " each rule needs a name of its own",
+    ]
+
+
+def test_rules_are_called_by_where_they_are_then() -> None:
+    before = source()
+    done = settled(edited(before, "delete v4tov4 80", "add v4tov4 9", save=True).source)
+    assert next(written.place for written in done.rules) == Place("portproxy.toml", 2)
+
+
+def test_a_source_from_nowhere_is_empty() -> None:
+    assert config.read(None).rules == ()
