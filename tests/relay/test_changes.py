@@ -41,7 +41,7 @@ async def carried_out(control: str, *commands: dict[str, str], **args: str) -> R
 
 
 def adding(port: int, **tags: str) -> dict[str, str]:
-    return {"verb": "add", "type": "v4tov4", "listenport": str(port), **{"connectaddress": FAR, **tags}}
+    return {"verb": "add", "type": "v4tov4", "listenport": str(port), "connectaddress": FAR, **tags}
 
 
 def deleting(port: int) -> dict[str, str]:
@@ -60,6 +60,9 @@ async def told(control: str, command: str, **args: str) -> Reply:
 def path(tmp_path: Path) -> Path:
     return tmp_path / "portproxy.toml"
 
+
+FAR = "198.51.100.1"
+"""Of no host (RFC 5737)."""
 
 SERVER = '[server]\nlog = "json"\n'
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
+from hypothesis import given, settings
 
 from portproxy import config
-from portproxy.config.editor import Clear, Put, Remove
+from portproxy.config.editor import Clear, Put, Remove, rewrite
 from portproxy.config.edits import Edited, Labelled, apply, settled
 from portproxy.config.reader import Reader
 from portproxy.config.rules import Origin, Place
 from portproxy.config.source import Source
 from portproxy.errors import PortproxyError
+from portproxy.netsh import importer
 from portproxy.netsh.grammar import parse_command, split_line
+from portproxy.netsh.render import dump
+from tests.fuzz.random_rules import seeds, table
 
 FILE = """
 [[rule]]
@@ -28,6 +34,12 @@ name = "second"
 """
 HTTP = ("v4tov4", "*", 80)
 SECOND = ("v6tov4", "::1", 81)
+
+
+def reading(text: str) -> Source:
+    reader = Reader()
+    reader.document(text, "portproxy.toml")
+    return reader.source()
 
 
 def source(*rules: str, environ: str = "") -> Source:
@@ -196,3 +208,28 @@ def test_rules_are_called_by_where_they_are_then() -> None:
 
 def test_a_source_from_nowhere_is_empty() -> None:
     assert config.read(None).rules == ()
+
+
+DEFAULTS = """\
+# What all rules have.
+[defaults]
+connecttimeout = "7s"
+idletimeout = "off"
+nodelay = false
+deny = ["10.0.0.0/9", "2001:db8:1::/48"]
+"""
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(seeds)
+def test_a_dump_replayed_rebuilds_the_table_and_its_file(random: Random) -> None:
+    """Whatever was there before, and whatever ``[defaults]`` say."""
+    wanted = table(random)
+    before = reading(DEFAULTS + FILE)
+    dumped = dump(wanted, before.defaults.keys())
+    commands = [Labelled(command) for _, command in importer.read(dumped.encode()).commands]
+    done = apply(before, commands, save=True)
+    assert done.source.config().rules == wanted
+    written = rewrite(DEFAULTS + FILE, done.edits)
+    assert written.startswith(DEFAULTS)
+    assert reading(written).config().rules == wanted
