@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # The Python to build .venv with: 3.11 or later.
 export PYTHON ?= python3
 # What the tests call, as command:Debian-package.
-TOOLS := ip:iproute2 curl:curl nft:nftables
+TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin
@@ -35,7 +35,9 @@ test: $(READY) tools ## Run linters, types and all tests.
 
 # Longer than a test may take, and not the same examples every time.
 fuzz: $(READY) ## Run the fuzz targets long.
+	@tests/tools/setup fuzz
 	PORTPROXY_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest --timeout=0 tests/fuzz
+	$(BIN)/python -m tests.fuzz.run_atheris $(FUZZ_EXAMPLES)
 
 clean: ## Remove .venv and every cache.
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -37,6 +37,8 @@ class Commands:
         self._supervisor = supervisor
         self._changes = changes
         self._lost_lines = lost_lines
+        # What is built is large with many rules; what is sent is bounded by the server.
+        self._building = trio.Lock()
         self.handlers: Mapping[str, Callable[[Request], Awaitable[Reply]]] = {
             "change": self._change,
             "dump": self._dump,
@@ -57,7 +59,7 @@ class Commands:
 
     async def _names(self, request: Request) -> Reply:
         """The rules' names, for those who complete them."""
-        return Reply(True, "\n".join(rule.name for rule in self._supervisor.config.rules))
+        return Reply(True, "\n".join(printable(rule.name) for rule in self._supervisor.config.rules))
 
     async def _show(self, request: Request) -> Reply:
         wanted = request.args.get("type", "all")
@@ -70,15 +72,18 @@ class Commands:
         return Reply(True, render.dump(rules, self._changes.source.defaults.keys()))
 
     async def _status(self, request: Request) -> Reply:
-        # In a thread: a tenth of a second for 10,000 rules.
-        return Reply(True, "", dict(await trio.to_thread.run_sync(status_data, await self._snapshot())))
+        async with self._building:
+            snapshot = await self._snapshot()
+            # In a thread: a tenth of a second for 10,000 rules.
+            return Reply(True, "", dict(await trio.to_thread.run_sync(status_data, snapshot)))
 
     async def _sessions(self, request: Request) -> Reply:
         name = request.args.get("rule")
         if name is not None:
             name = self._find(name).name
-        statuses = await self._supervisor.session_statuses(name)
-        return Reply(True, "", dict(await trio.to_thread.run_sync(sessions_data, statuses)))
+        async with self._building:
+            statuses = await self._supervisor.session_statuses(name)
+            return Reply(True, "", dict(await trio.to_thread.run_sync(sessions_data, statuses)))
 
     async def _kill(self, request: Request) -> Reply:
         session = request.args.get("session", "")

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from portproxy.cli.commands import portproxy
+from portproxy.cli.group import portproxy
 from portproxy.errors import PortproxyError, printable
 
 

@@ -24,20 +24,23 @@ _SAMPLE = 1.0
 """Seconds between the two looks that make a rate."""
 
 
+class RefusedError(PortproxyError):
+    """The relay does not carry out what it was asked; its words, and its exit code."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(*reply.lines)
+        self.exit_code = reply.exit_code
+
+
 def ask(server: Server, request: Request, patience: float = PATIENCE) -> Reply:
-    """What the running relay answers. Raises PortproxyError, with its own words where it refuses."""
+    """What the running relay answers. Raises RefusedError, or PortproxyError where none answers."""
     from portproxy.control import client
 
     if server.control is None:
         raise ConfigError(["the control socket is off; name one with --control"])
-    return client.ask(server.control, request, patience)
-
-
-def ask_or_raise(server: Server, request: Request) -> Reply:
-    """The same for commands that a relay refuses only in error."""
-    reply = ask(server, request)
-    if not reply.ok:
-        raise PortproxyError(*reply.lines)
+    reply = client.ask(server.control, request, patience)
+    if reply.exit_code:
+        raise RefusedError(reply)
     return reply
 
 
@@ -53,11 +56,11 @@ def status(path: str | None, control: str | None, as_json: bool) -> None:
     from portproxy.report import StatusData, status_text, with_rates
 
     server = options.server(path, control)
-    before = _told(ask_or_raise(server, Request("status")), StatusData)
+    before = _told(ask(server, Request("status")), StatusData)
     started = time.monotonic()
     time.sleep(_SAMPLE)
     seconds = time.monotonic() - started
-    now = _told(ask_or_raise(server, Request("status")), StatusData)
+    now = _told(ask(server, Request("status")), StatusData)
     if as_json:
         _print_json(with_rates(now, before, seconds))
     else:
@@ -77,7 +80,7 @@ def sessions(rule: str | None, path: str | None, control: str | None, as_json: b
     from portproxy.report import SessionsData, sessions_text
 
     args = {"rule": rule} if rule is not None else {}
-    found = _told(ask_or_raise(options.server(path, control), Request("sessions", args)), SessionsData)
+    found = _told(ask(options.server(path, control), Request("sessions", args)), SessionsData)
     if as_json:
         _print_json(found)
     else:
@@ -93,7 +96,7 @@ def kill(session: str, path: str | None, control: str | None) -> None:
 
     SESSION is its number, which `portproxy sessions` shows.
     """
-    click.echo(ask_or_raise(options.server(path, control), Request("kill", {"session": session})).text)
+    click.echo(ask(options.server(path, control), Request("kill", {"session": session})).text)
 
 
 @click.command()
@@ -111,8 +114,6 @@ def explain(rule: str, source: str | None, path: str | None, control: str | None
     """
     args = {"rule": rule} | ({"from": source} if source is not None else {})
     reply = ask(options.server(path, control), Request("explain", args))
-    if not reply.data:
-        raise PortproxyError(*reply.lines)
     if as_json:
         _print_json(reply.data)
     else:

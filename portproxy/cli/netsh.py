@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from portproxy.cli import options, proposals
-from portproxy.cli.asking import ask, ask_or_raise
+from portproxy.cli.asking import ask
 from portproxy.errors import PortproxyError, printable
 from portproxy.netsh.grammar import Command, HelpAsked, Verb, parse_command
 from portproxy.wire.control_frames import Reply, Request
@@ -25,7 +25,6 @@ def _words(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     )
 
 
-
 def _changing(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that changes rules."""
     for option in (options.CONTROL, options.FILE, options.DRY_RUN, options.NO_SAVE):
@@ -37,7 +36,7 @@ def _changing(command: Callable[..., None]) -> Callable[..., None]:
 @_words("TYPE TAG=VALUE...")
 @_changing
 def add(words: tuple[str, ...], **given: Any) -> None:
-    """Add a rule, or make one that is there what is said here.
+    """Add a rule, or replace the one that is there.
 
     \b
     portproxy add v4tov4|v4tov6|v6tov4|v6tov6
@@ -106,7 +105,7 @@ def show(words: tuple[str, ...], path: str | None, control: str | None) -> None:
     """
     command = _parse(Verb.SHOW, words)
     if command:
-        reply = ask_or_raise(options.server(path, control), Request("show", {"type": command.type}))
+        reply = ask(options.server(path, control), Request("show", {"type": command.type}))
         click.echo(reply.text, nl=False)
 
 
@@ -120,7 +119,7 @@ def dump(words: tuple[str, ...], path: str | None, control: str | None) -> None:
     `portproxy import` carries them out.
     """
     if _parse(Verb.DUMP, words):
-        click.echo(ask_or_raise(options.server(path, control), Request("dump")).text, nl=False)
+        click.echo(ask(options.server(path, control), Request("dump")).text, nl=False)
 
 
 @click.command("import")
@@ -193,10 +192,7 @@ def _send(commands: Sequence[Command], given: dict[str, Any], lines: Sequence[in
         "dry_run": "yes" if given["dry_run"] else "no",
         "partly": "yes" if lines else "no",
     }
-    reply = ask(options.server(given["path"], given["control"]), Request("change", args, tuple(tagged)))
-    if not reply.data:
-        raise PortproxyError(*reply.lines)
-    return reply
+    return ask(options.server(given["path"], given["control"]), Request("change", args, tuple(tagged)))
 
 
 def _finish(reply: Reply) -> None:

@@ -40,7 +40,8 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
                 sock.sendall(encode(request))
             return _receive_reply(sock, deadline)
     except TimeoutError:
-        raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s") from None
+        goes_on = "; the change goes on, look at it with `portproxy show all`" if request.commands else ""
+        raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s{goes_on}") from None
     except BlockingIOError:
         raise PortproxyError(f"busy: too many clients wait for the relay at {path}; try again") from None
     except ConnectionResetError:

@@ -173,12 +173,12 @@ class _Server:
             try:
                 request = await self._receive(stream, turn)
             except FrameError as error:
-                return encode(Reply(False, printable(str(error))))
+                return encode(Reply.refusal(printable(str(error))))
             try:
                 return encode(await self._carry_out(request))
             except Exception as error:
                 self._log.fault("a fault of portproxy in a control command", error, command=request.command)
-                return encode(Reply(False, f"a fault of portproxy in {request.command}: the log has it"))
+                return encode(Reply.refusal(f"a fault of portproxy in {request.command}: the log has it"))
 
     async def _receive(self, stream: trio.SocketStream, turn: contextlib.AsyncExitStack) -> Request:
         """The client's request. A large one waits until it is the only one, which it is until ``turn`` ends.
@@ -203,17 +203,17 @@ class _Server:
         handler = self._handlers.get(request.command)
         if handler is None:
             known = ", ".join(sorted(self._handlers))
-            return Reply(False, f"no such command: {shown(request.command)}; there are: {known}")
+            return Reply.refusal(f"no such command: {shown(request.command)}; there are: {known}")
         try:
             return await handler(request)
         except PortproxyError as error:
-            return Reply(False, "\n".join(map(printable, error.lines)))
+            return Reply.refusal("\n".join(map(printable, error.lines)), error.exit_code)
 
     async def _send(self, stream: trio.SocketStream, frame: bytes) -> None:
         """Send a reply, or why it is not sent; what is not taken within DEADLINE is dropped."""
         if len(frame) > REPLY_LIMIT:
             frame = encode(
-                Reply(False, f"the reply has {len(frame)} bytes; at most {REPLY_LIMIT} are allowed")
+                Reply.refusal(f"the reply has {len(frame)} bytes; at most {REPLY_LIMIT} are allowed")
             )
         elif len(frame) > max(self._room, SMALL):
             # Rather than wait, which would hold the reply.
@@ -227,4 +227,4 @@ class _Server:
 
 
 def _busy(why: str) -> Reply:
-    return Reply(False, f"busy: {why}; try again")
+    return Reply.refusal(f"busy: {why}; try again")

@@ -139,7 +139,7 @@ SERVER_OPTIONS = (
     Option(
         "control",
         addresses.SOCKET_PATH,
-        "where `portproxy health` looks; off, with a warning, where no socket can be made there",
+        "where the commands find the relay; off, with a warning, where no socket can be made there",
         "/run/portproxy/control.sock as root, else $XDG_RUNTIME_DIR/portproxy.sock",
     ),
     Option("log", kinds.choice(("console", "json")), "read by people first"),

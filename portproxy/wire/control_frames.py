@@ -36,11 +36,20 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer: whether it went well, a text for people, and the same in JSON values, if any."""
+    """The answer: whether it went well, a text for people, and the same in JSON values, if any.
+
+    ``exit_code`` is not 0 where the request could not be carried out, and ``text`` then says why.
+    """
 
     ok: bool
     text: str
     data: Mapping[str, Any] = {}
+    exit_code: int = 0
+
+    @classmethod
+    def refusal(cls, text: str, exit_code: int = 1) -> Reply:
+        """The answer to a request that is not carried out."""
+        return cls(False, text, exit_code=exit_code)
 
     @property
     def lines(self) -> list[str]:

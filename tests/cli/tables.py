@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from portproxy.cli.manual import EXIT_CODES, SIGNALS
 from portproxy.counters import new_block
 from portproxy.metrics import RelayCollector
 from portproxy.model import Endpoint, Rule, RuleType
@@ -52,6 +53,8 @@ def _families(statuses: Iterable[RuleStatus]) -> Iterator[tuple[str, str, str]]:
 def tables() -> dict[str, str]:
     """Every table by the name that its markers have in the README."""
     return {
+        "exit codes": _table(("code", "meaning"), *EXIT_CODES),
+        "signals": _table(("signal", "`portproxy serve`"), *SIGNALS),
         "rule keys": _options(RULE_KEYS),
         "rule options": _options(RULE_OPTIONS),
         "server options": _options(SERVER_OPTIONS),

@@ -37,6 +37,7 @@ SHOWN = {
     "A sidecar": "ready",
     "A benchmark": 'portproxy_bytes_total{direction="down",rule="measured"} 2.68',
     "Commands": "v6tov6  *:8443",
+    "While it runs": "keep    1 rule",
 }
 """Heading -> what its block prints, among other things."""
 

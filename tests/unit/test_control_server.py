@@ -31,8 +31,8 @@ from tests.relay.rig import PATIENCE
 
 HEALTH = Request("health")
 IMPORT = Request("import", {}, ({"listenport": "80", "name": "x" * SMALL},))
-BUSY_CLIENTS = Reply(False, f"busy: {CLIENTS} clients are being served; try again")
-BUSY_REPLIES = Reply(False, "busy: other clients are taking large replies; try again")
+BUSY_CLIENTS = Reply.refusal(f"busy: {CLIENTS} clients are being served; try again")
+BUSY_REPLIES = Reply.refusal("busy: other clients are taking large replies; try again")
 
 
 class Relay:
@@ -142,11 +142,11 @@ def snapshot(*states: RuleState, sessions: int = 0, draining: bool = False) -> S
         ),
         (
             snapshot(RuleState.LISTENING, RuleState.FAILED),
-            Reply(False, "rule web: address already in use", {"listening": 1, "sessions": 0}),
+            Reply.refusal("rule web: address already in use", {"listening": 1, "sessions": 0}),
         ),
         (
             snapshot(RuleState.LISTENING, sessions=1, draining=True),
-            Reply(False, "the relay is stopping", {"listening": 1, "sessions": 1}),
+            Reply.refusal("the relay is stopping", {"listening": 1, "sessions": 1}),
         ),
     ],
 )
@@ -162,7 +162,7 @@ async def test_a_command_is_answered(relay: Relay) -> None:
 async def test_an_unknown_command_is_answered_with_the_known(relay: Relay) -> None:
     known = "broken, faulty, health, import, large, unsendable, wait"
     reply = await relay.ask(Request("show\n"))
-    assert reply == Reply(False, f'no such command: "show\\n"; there are: {known}')
+    assert reply == Reply.refusal(f'no such command: "show\\n"; there are: {known}')
 
 
 async def test_an_error_for_people_is_a_reply_of_its_lines(relay: Relay) -> None:
@@ -175,7 +175,7 @@ async def test_an_error_for_people_is_a_reply_of_its_lines(relay: Relay) -> None
 @pytest.mark.parametrize("command", ["faulty", "unsendable"])
 async def test_a_fault_is_logged_and_affects_nothing(relay: Relay, command: str) -> None:
     reply = await relay.ask(Request(command))
-    assert reply == Reply(False, f"a fault of portproxy in {command}: the log has it")
+    assert reply == Reply.refusal(f"a fault of portproxy in {command}: the log has it")
     (event,) = relay.events
     assert (event.event, event.fields["command"]) == ("a fault of portproxy in a control command", command)
     assert "Error" in str(event.fields["traceback"])
@@ -221,7 +221,7 @@ async def test_a_request_that_does_not_come_is_told_so_at_the_deadline(
 ) -> None:
     begin = trio.current_time()
     async with await relay.connect(data) as stream:
-        assert await said(stream) == Reply(False, "the request was not whole within 5 s")
+        assert await said(stream) == Reply.refusal("the request was not whole within 5 s")
     assert trio.current_time() == begin + DEADLINE
 
 
@@ -235,7 +235,7 @@ async def test_a_request_that_drips_is_cut_off_at_the_same_deadline(
                 await stream.send_all(bytes([number]))
                 await trio.sleep(1)
         assert trio.current_time() <= begin + DEADLINE + 1
-        assert await said(stream) == Reply(False, "the request was not whole within 5 s")
+        assert await said(stream) == Reply.refusal("the request was not whole within 5 s")
 
 
 async def test_a_client_that_takes_no_reply_is_cut_off_at_the_deadline(
@@ -268,7 +268,7 @@ async def test_clients_beyond_the_limit_are_told_so(mock_clock: trio.testing.Moc
             assert await relay.ask() == BUSY_CLIENTS
         for stream in streams:
             await stream.send_eof()
-            assert await said(stream) == Reply(False, "the request ended before it was whole")
+            assert await said(stream) == Reply.refusal("the request ended before it was whole")
     assert (await relay.ask()).ok
 
 
