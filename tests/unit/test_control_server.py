@@ -142,11 +142,11 @@ def snapshot(*states: RuleState, sessions: int = 0, draining: bool = False) -> S
         ),
         (
             snapshot(RuleState.LISTENING, RuleState.FAILED),
-            Reply.refusal("rule web: address already in use", {"listening": 1, "sessions": 0}),
+            Reply(False, "rule web: address already in use", {"listening": 1, "sessions": 0}),
         ),
         (
             snapshot(RuleState.LISTENING, sessions=1, draining=True),
-            Reply.refusal("the relay is stopping", {"listening": 1, "sessions": 1}),
+            Reply(False, "the relay is stopping", {"listening": 1, "sessions": 1}),
         ),
     ],
 )
