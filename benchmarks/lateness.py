@@ -73,7 +73,9 @@ async def measure(upstream: int) -> tuple[list[float], int]:
     """The lateness of every tick, in seconds, and the round trips that were relayed meanwhile."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
         port = probe.getsockname()[1]
-    loaded = config.load(None, [f"v6tov4 listenport={port} listenaddress=::1 connectport={upstream}"])
+    loaded = config.read(
+        None, [f"v6tov4 listenport={port} listenaddress=::1 connectport={upstream}"]
+    ).config()
     supervisor = Supervisor(Log(_ignore))
     mine, theirs = multiprocessing.Pipe()
     busy = multiprocessing.Process(target=clients, args=(port, theirs), daemon=True)

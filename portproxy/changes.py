@@ -23,6 +23,8 @@ Load = Callable[[], Source]
 
 _AT_START_ONLY = ("status", "control", "log", "accesslog")
 """Keys of ``[server]`` that a reload does not follow."""
+_NAMED = 8
+"""Rules of a change that the log names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Changes:
         self._log = log
         self._one_at_a_time = trio.Lock()
 
-    async def reload(self) -> Plan:
+    async def reload(self, *, dry_run: bool = False) -> Change:
         """Run what a start would run now. Raises ConfigError, and then nothing has changed."""
 
         def read() -> tuple[Source, Config]:
@@ -54,17 +56,18 @@ class Changes:
 
         async with self._one_at_a_time:
             source, config = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-            running = self._supervisor.config.server
+            before = self._supervisor.config
             # An editor that empties the file before it fills it must not stop every rule.
-            if self._supervisor.config.rules and not config.rules:
+            if before.rules and not config.rules:
                 raise ConfigError(["no rules are left; to delete all of them, use `portproxy reset`"])
-            for key in _AT_START_ONLY:
-                if getattr(config.server, key) != getattr(running, key):
-                    self._log.warning("takes effect at the next start only", key=f"[server] {key}")
-            for warning in config.warnings:
-                self._log.warning(warning)
-            self.source = source
-            return await self._supervisor.reload(config)
+            change = Change(plan(before, config), warnings=(*_later(before, config), *config.warnings))
+            if not dry_run:
+                for warning in change.warnings:
+                    self._log.warning(warning)
+                self.source = source
+                await self._supervisor.reload(config)
+                self._log.info("reloaded", plan=change.steps)
+            return change
 
     async def carry_out(
         self, commands: Sequence[Labelled], *, save: bool = True, dry_run: bool = False, partly: bool = False
@@ -125,7 +128,7 @@ class Changes:
                 source = dataclasses.replace(source, file=File(saved.path, document.digest(saved.new)))
             steps = await self._supervisor.reload(config)
             self.source = source
-        self._log.info("changed by command", plan=steps, saved="yes" if save else "no")
+        self._log.info("changed by command", plan=steps, rules=_names(steps), saved="yes" if save else "no")
 
     async def _rewritten(self, edited: Edited) -> _Rewritten:
         """The file as it is to be. Raises EditError or StoreError."""
@@ -134,11 +137,27 @@ class Changes:
         old = await trio.to_thread.run_sync(store.read, known.path)
         if document.digest(old) != known.digest:
             raise store.StoreError(
-                f"{printable(known.path)} was changed since this relay read it; reload it first (SIGHUP),"
+                f"{printable(known.path)} was changed since this relay read it; `portproxy reload` first,"
                 " or change the running relay alone with --no-save"
             )
         new = await store.rewritten(old.decode(), edited.edits)
         return _Rewritten(known.path, old, new.encode())
+
+
+def _later(before: Config, after: Config) -> list[str]:
+    """What of ``[server]`` is not followed while the relay runs."""
+    return [
+        f"[server] {key}: takes effect at the next start only"
+        for key in _AT_START_ONLY
+        if getattr(before.server, key) != getattr(after.server, key)
+    ]
+
+
+def _names(steps: Plan) -> str:
+    """The rules that ``steps`` touch, for a line of the log."""
+    touched = [rule.name for rule in (*steps.stop, *(new for _, new in steps.change), *steps.start)]
+    more = [f"{len(touched) - _NAMED} more"] if len(touched) > _NAMED else []
+    return ", ".join(touched[:_NAMED] + more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 
-from portproxy.changes import Changes
+from portproxy.changes import Change, Changes
 from portproxy.config.edits import Labelled
 from portproxy.control.server import health_reply
 from portproxy.errors import PortproxyError, printable, shown
@@ -46,6 +46,7 @@ class Commands:
             "health": self._health,
             "kill": self._kill,
             "names": self._names,
+            "reload": self._reload,
             "sessions": self._sessions,
             "show": self._show,
             "status": self._status,
@@ -106,6 +107,13 @@ class Commands:
         change = await self._changes.carry_out(
             commands, save=args.get("save") != "no", dry_run=dry_run, partly=args.get("partly") == "yes"
         )
+        return self._changed(change, dry_run)
+
+    async def _reload(self, request: Request) -> Reply:
+        dry_run = request.args.get("dry_run") == "yes"
+        return self._changed(await self._changes.reload(dry_run=dry_run), dry_run)
+
+    def _changed(self, change: Change, dry_run: bool) -> Reply:
         steps = change.steps
         failed = {} if dry_run else self._not_listening(steps)
         lines = plan_lines(steps) or [_NOTHING_CHANGES]

@@ -78,7 +78,7 @@ async def _demo(say: Say) -> None:
             nursery.start_soon(trio.serve_listeners, _answer, [listener])
             port, service_port = _free_port(), service.getsockname()[1]
             rule = f"v6tov4 listenaddress=::1 listenport={port} connectport={service_port}"
-            await nursery.start(supervisor.run, Config(rules=config.load(None, [rule]).rules))
+            await nursery.start(supervisor.run, Config(rules=config.read(None, [rule]).config().rules))
             await _introduce(say, rule, port, service_port)
             nursery.start_soon(_visit, port)
             with _live() if _on_terminal() else contextlib.nullcontext(_plain(say)) as draw:

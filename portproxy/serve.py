@@ -152,7 +152,7 @@ class _Relay:
 
     async def _reload(self) -> None:
         try:
-            self._log.info("reloaded", plan=await self._changes.reload())
+            await self._changes.reload()
         except PortproxyError as error:
             for line in error.lines:
                 self._log.error("not reloaded", problem=line)

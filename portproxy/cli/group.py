@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from portproxy import __version__
-from portproxy.cli import asking, netsh, serving
+from portproxy.cli import asking, changing, netsh, serving
 from portproxy.cli.completion import completion
 from portproxy.netsh.grammar import ASKS_FOR_HELP, GrammarError, verb_of, without_context
 
@@ -59,7 +59,8 @@ def portproxy(context: click.Context) -> None:
 
 for _command in (
     *(serving.serve, serving.check, serving.demo),
-    *(netsh.add, netsh.set_, netsh.delete, netsh.reset, netsh.show, netsh.dump, netsh.import_),
+    *(netsh.add, netsh.set_, netsh.delete, netsh.reset, netsh.show, netsh.dump),
+    *(changing.import_, changing.reload),
     *(asking.status, asking.sessions, asking.kill, asking.explain, asking.health),
     completion,
 ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +9,9 @@ import click
 
 from portproxy.cli import options, proposals
 from portproxy.cli.asking import ask
-from portproxy.errors import PortproxyError, printable
+from portproxy.cli.changing import changing, finish, send
 from portproxy.netsh.grammar import Command, HelpAsked, Verb, parse_command
-from portproxy.wire.control_frames import Reply, Request
-
-_FILE_LIMIT = 64 << 20
-"""Bytes of a file to import: far more than netsh ever wrote."""
+from portproxy.wire.control_frames import Request
 
 
 def _words(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -25,16 +21,9 @@ def _words(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     )
 
 
-def _changing(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that changes rules."""
-    for option in (options.CONTROL, options.FILE, options.DRY_RUN, options.NO_SAVE):
-        command = option(command)
-    return command
-
-
 @click.command()
 @_words("TYPE TAG=VALUE...")
-@_changing
+@changing
 def add(words: tuple[str, ...], **given: Any) -> None:
     """Add a rule, or replace the one that is there.
 
@@ -54,7 +43,7 @@ def add(words: tuple[str, ...], **given: Any) -> None:
 
 @click.command("set")
 @_words("TYPE TAG=VALUE...")
-@_changing
+@changing
 def set_(words: tuple[str, ...], **given: Any) -> None:
     """Change what is named of a rule, or add it.
 
@@ -71,7 +60,7 @@ def set_(words: tuple[str, ...], **given: Any) -> None:
 
 @click.command()
 @_words("TYPE TAG=VALUE...")
-@_changing
+@changing
 def delete(words: tuple[str, ...], **given: Any) -> None:
     """Delete a rule.
 
@@ -87,7 +76,7 @@ def delete(words: tuple[str, ...], **given: Any) -> None:
 
 @click.command()
 @_words("[?]")
-@_changing
+@changing
 def reset(words: tuple[str, ...], **given: Any) -> None:
     """Delete every rule."""
     _change(Verb.RESET, words, **given)
@@ -122,51 +111,6 @@ def dump(words: tuple[str, ...], path: str | None, control: str | None) -> None:
         click.echo(ask(options.server(path, control), Request("dump")).text, nl=False)
 
 
-@click.command("import")
-@click.argument("file", type=click.Path(allow_dash=True))
-@_changing
-def import_(file: str, **given: Any) -> None:
-    """Carry out netsh's dump, or add the rules its show printed.
-
-    FILE is what `netsh interface portproxy dump`, or `show all`, wrote on Windows, in any encoding and
-    language, or `portproxy dump`; - is standard input. A dump begins with reset, which deletes the rules
-    that are there. Says what was skipped, and why. It is one change: whoever looks sees the rules before
-    it, or those after it.
-    """
-    from portproxy.netsh.importer import read
-
-    imported = read(_read(file))
-    for skipped in imported.skipped:
-        click.echo(f"line {skipped.line}: skipped: {skipped.why}: {printable(skipped.text)}", err=True)
-    if not imported.commands:
-        raise PortproxyError(f"{printable(file)}: nothing in it that makes a rule; is it a dump of netsh's?")
-    lines = [line for line, _ in imported.commands]
-    reply = _send([command for _, command in imported.commands], given, lines)
-    refused = reply.data.get("refused", {})
-    for problems in refused.values():
-        for problem in problems:
-            click.echo(f"skipped: {problem}", err=True)
-    rules = sum(command.verb in (Verb.ADD, Verb.SET) for _, command in imported.commands)
-    click.echo(f"{rules - len(refused)} taken, {len(imported.skipped) + len(refused)} skipped")
-    _finish(reply)
-
-
-def _read(file: str) -> bytes:
-    try:
-        if file == "-":
-            data = sys.stdin.buffer.read(_FILE_LIMIT + 1)
-        else:
-            with open(file, "rb") as opened:
-                data = opened.read(_FILE_LIMIT + 1)
-    except OSError as error:
-        raise PortproxyError(f"{printable(file)}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise PortproxyError(f"{printable(file)}: no file can have this name") from None
-    if len(data) > _FILE_LIMIT:
-        raise PortproxyError(f"{printable(file)}: larger than {_FILE_LIMIT >> 20} MiB, which no dump is")
-    return data
-
-
 def _parse(verb: Verb, words: Sequence[str]) -> Command | None:
     """The command; None where help was asked for, and given. Raises GrammarError."""
     try:
@@ -179,27 +123,4 @@ def _parse(verb: Verb, words: Sequence[str]) -> Command | None:
 def _change(verb: Verb, words: Sequence[str], **given: Any) -> None:
     command = _parse(verb, words)
     if command:
-        _finish(_send([command], given))
-
-
-def _send(commands: Sequence[Command], given: dict[str, Any], lines: Sequence[int] = ()) -> Reply:
-    """Have the relay carry out ``commands``; ``lines`` are those of the file they stand in."""
-    tagged = [{"verb": str(command.verb), "type": command.type, **command.tags} for command in commands]
-    for line, tags in zip(lines, tagged, strict=False):
-        tags["where"] = f"line {line}"
-    args = {
-        "save": "no" if given["no_save"] else "yes",
-        "dry_run": "yes" if given["dry_run"] else "no",
-        "partly": "yes" if lines else "no",
-    }
-    return ask(options.server(given["path"], given["control"]), Request("change", args, tuple(tagged)))
-
-
-def _finish(reply: Reply) -> None:
-    """Say what the relay says; exit with 1 where a rule does not listen."""
-    click.echo(reply.text)
-    for warning in reply.data["warnings"]:
-        click.echo(f"warning: {printable(warning)}", err=True)
-    for name, why in reply.data["not_listening"].items():
-        click.echo(f"{printable(name)} does not listen: {printable(why)}; it is tried again", err=True)
-    sys.exit(0 if reply.ok else 1)
+        finish(send([command], given))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from portproxy.config.reader import Reader
 from portproxy.config.source import Source
@@ -53,11 +53,6 @@ def read(
     _settings(reader, environ, status, control)
     reader.default_control(*default_control)
     return reader.source()
-
-
-def load(*args: Any, **settings: Any) -> Config:
-    """What ``read`` reads, checked."""
-    return read(*args, **settings).config()
 
 
 def load_server(

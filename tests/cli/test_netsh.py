@@ -257,3 +257,38 @@ def test_output_into_a_closed_pipe(relay: Shell) -> None:
     )
     assert done.stdout == "#"
     assert "Traceback" not in done.stderr
+
+
+def test_reload(relay: Shell, file: Path) -> None:
+    port = free_port()
+    assert relay("reload") == (0, "no rule that listens changes\n", [])
+    text = file.read_text()
+    file.write_text(
+        text + f'[[rule]]\ntype = "v4tov4"\nlistenport = {port}\nconnectaddress = "198.51.100.1"\n'
+    )
+    started = f"start   v4tov4/*:{port}: v4tov4 *:{port} -> 198.51.100.1:{port}\n"
+    assert relay("reload", "--dry-run") == (0, started + "keep    0 rules\n", [])
+    assert relay("show", "all") == NOTHING
+    assert relay("reload") == (0, started, [])
+    file.write_text(text + '[[rule]]\ntype = "v4tov5"\nlistenport = 0\n')
+    code, said, errors = relay("reload")
+    assert (code, said) == (2, "")
+    assert [line.partition(" = ")[0] for line in errors] == [
+        f"portproxy: {file}: rule 1: type",
+        f"portproxy: {file}: rule 1: listenport",
+    ]
+    file.write_text(text.replace("[server]", '[server]\nstatus = "127.0.0.1:1"'))
+    assert relay("reload") == (
+        2,
+        "",
+        ["portproxy: no rules are left; to delete all of them, use `portproxy reset`"],
+    )
+    file.write_text(text + '[[rule]]\ntype = "v4tov4"\nlistenport = 1\nconnectaddress = "198.51.100.1"\n')
+    file.write_text(
+        file.read_text().replace("[server]", '[server]\nlog = "json"').replace(" = 1\n", f" = {port}\n")
+    )
+    assert relay("reload") == (
+        0,
+        "no rule that listens changes\n",
+        ["warning: [server] log: takes effect at the next start only"],
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portproxy.config import load
+from portproxy.config import read
 from portproxy.control.client import TIMEOUT
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS
 from tests.cli.shell import Shell, free_port
@@ -118,7 +118,7 @@ def test_the_annotated_file_has_every_key_and_its_default() -> None:
     written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
     keys = {option.name: option for option in (*SERVER_OPTIONS, *RULE_KEYS, *RULE_OPTIONS)}
     assert commented.keys() | written == keys.keys()
-    assert load(str(file))
+    assert read(str(file)).config()
     # The default of control depends on who asks; those of a rule's keys on its type.
     for key in commented.keys() - {"control"} - {option.name for option in RULE_KEYS}:
         value: object = [] if commented[key] == "[]" else commented[key].strip('"')

@@ -246,4 +246,4 @@ def rules(random: Random) -> list[str]:
 @given(seeds.map(rules) | st.lists(st.text(max_size=20), min_size=1, max_size=2))
 def test_rules_in_netsh_s_words(rules: list[str]) -> None:
     environ = {"PORTPROXY_RULES": ";".join(rules[1:])}
-    made_or_refused(lambda: config.load(None, rules[:1], environ))
+    made_or_refused(lambda: config.read(None, rules[:1], environ).config())

@@ -50,7 +50,7 @@ def test_a_dump_rebuilds_the_table(random: Random) -> None:
     (_, reset), *adds = read.commands
     assert reset == Command(Verb.RESET)
     assert [text.splitlines()[number - 1] for number, _ in adds] == [str(command) for _, command in adds]
-    assert config.load(None, [str(command) for _, command in adds]).rules == rules
+    assert config.read(None, [str(command) for _, command in adds]).config().rules == rules
     for _, command in adds:
         assert command.verb is Verb.ADD
         assert command.tags.keys() >= {*always}

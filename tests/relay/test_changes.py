@@ -131,7 +131,7 @@ async def test_a_file_that_was_changed_by_hand_is_not_overwritten(path: Path, co
         refused = await carried_out(control, adding(port))
         assert (refused.ok, refused.text) == (
             False,
-            f"{path} was changed since this relay read it; reload it first (SIGHUP),"
+            f"{path} was changed since this relay read it; `portproxy reload` first,"
             " or change the running relay alone with --no-save",
         )
         assert (await told(control, "status")).data["rules"] == []

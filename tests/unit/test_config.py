@@ -91,7 +91,7 @@ def test_everything_at_once() -> None:
     ],
 )
 def test_what_is_left_out(rule: str, listen: str, connect: str, name: str) -> None:
-    (made,) = config.load(None, [rule]).rules
+    (made,) = config.read(None, [rule]).config().rules
     assert (str(made.listen), str(made.connect), made.name) == (listen, connect, name)
 
 
@@ -174,7 +174,7 @@ def test_a_control_socket_that_is_not_accepted(value: str) -> None:
 
 def test_defaults_hold_for_every_source_and_give_way_to_a_rule(tmp_path: Path) -> None:
     path = file(tmp_path, f'[defaults]\nmaxconn = 7\nallow = ["10.0.0.0/8", "::1"]\n{RULE}allow = []\n')
-    made = config.load(path, ["v4tov6 1 maxconn=8"], {"PORTPROXY_RULES": "v4tov6 2"})
+    made = config.read(path, ["v4tov6 1 maxconn=8"], {"PORTPROXY_RULES": "v4tov6 2"}).config()
     assert [rule.limits.maxconn for rule in made.rules] == [7, 7, 8]
     assert [[str(prefix) for prefix in rule.acl.allow] for rule in made.rules] == [
         [],
@@ -191,7 +191,7 @@ def test_a_default_that_fits_no_rule_harms_none() -> None:
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
     path = file(tmp_path, f"[server]\nlog = 1\n[defaults]\nbacklog = 0\n{RULE}\nmaxconn = -1\nnodelay = 2\n")
     with pytest.raises(ConfigError) as raised:
-        config.load(path, ["v6tov4"], {"PORTPROXY_RULES": "\nx"}, status="y", control="z")
+        config.read(path, ["v6tov4"], {"PORTPROXY_RULES": "\nx"}, status="y", control="z").config()
     said = [
         line.removeprefix(f"{path}: ").partition(" = ")[0].partition(" is ")[0] for line in raised.value.lines
     ]
@@ -212,46 +212,46 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
 def test_problems_come_in_the_order_of_the_rules() -> None:
     rules = ["v4tov4 80", "show all", "v6tov4 81 name=a", "v6tov4", "v6tov4 82 name=a", "v6tov4 83 x=1"]
     with pytest.raises(ConfigError) as raised:
-        config.load(None, rules)
+        config.read(None, rules).config()
     assert [line[:8] for line in raised.value.lines] == [f"--rule {number}" for number in (1, 2, 4, 5, 6)]
 
 
 def test_the_environment_rules() -> None:
     text = "\n# v4tov4 1; v4tov4 2\n v6tov4 3 ;;v6tov4 4; # v6tov4 5; v6tov4 6\n\tv6tov4 7\n"
-    made = config.load(None, ["v6tov4 9"], {"PORTPROXY_RULES": text})
+    made = config.read(None, ["v6tov4 9"], {"PORTPROXY_RULES": text}).config()
     assert [rule.listen.port for rule in made.rules] == [3, 4, 7, 9]
 
 
 def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
     path = file(tmp_path, '[server]\nstatus = "127.0.0.1:1"\ncontrol = "/a"')
     environ = {"PORTPROXY_STATUS": "127.0.0.1:2", "PORTPROXY_CONTROL": ""}
-    assert config.load(path).server.status == Endpoint("127.0.0.1", 1)
-    assert config.load(path, (), environ).server.status == Endpoint("127.0.0.1", 2)
-    assert config.load(path, (), environ).server.control == "/a"
-    assert config.load(path, (), environ, status="off", control="/c").server.status is None
-    assert config.load(path, (), environ, status="off", control="/c").server.control == "/c"
+    assert config.read(path).config().server.status == Endpoint("127.0.0.1", 1)
+    assert config.read(path, (), environ).config().server.status == Endpoint("127.0.0.1", 2)
+    assert config.read(path, (), environ).config().server.control == "/a"
+    assert config.read(path, (), environ, status="off", control="/c").config().server.status is None
+    assert config.read(path, (), environ, status="off", control="/c").config().server.control == "/c"
 
 
 def test_the_default_control_gives_way(tmp_path: Path) -> None:
     default = config.DefaultControl("/default", "careful")
     path = file(tmp_path, 'server = {control = "/a"}')
     for made in (
-        config.load(None, default_control=default),
-        config.load("/dev/null", default_control=default),
+        config.read(None, default_control=default).config(),
+        config.read("/dev/null", default_control=default).config(),
     ):
         assert (made.server.control, made.warnings) == ("/default", ("careful",))
     for made in (
-        config.load(path, default_control=default),
-        config.load(None, control="/a", default_control=default),
+        config.read(path, default_control=default).config(),
+        config.read(None, control="/a", default_control=default).config(),
     ):
         assert (made.server.control, made.warnings) == ("/a", ())
-    assert config.load(None, control="off", default_control=default).server.control is None
-    assert config.load(None).server.control is None
+    assert config.read(None, control="off", default_control=default).config().server.control is None
+    assert config.read(None).config().server.control is None
 
 
 def test_no_file_and_no_rules_is_an_empty_configuration() -> None:
     assert config.parse("", "portproxy.toml") == Config(server=config.parse("", "x").server)
-    assert config.load(None).rules == ()
+    assert config.read(None).config().rules == ()
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -261,10 +261,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (file(tmp_path, b"a = 1\n# \xff"), "line 2: byte 0xff is not UTF-8, which TOML is written in"),
     ]:
         with pytest.raises(ConfigError) as raised:
-            config.load(path)
+            config.read(path).config()
         assert raised.value.lines == (f"{path}: {told}",)
     with pytest.raises(ConfigError, match=r"a\\x00b: no file can have this name"):
-        config.load("a\0b")
+        config.read("a\0b").config()
 
 
 def test_a_file_too_large(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_a_file_too_large(tmp_path: Path) -> None:
     with path.open("wb") as sparse:
         sparse.truncate((64 << 20) + 1)
     with pytest.raises(ConfigError, match="larger than 64 MiB"):
-        config.load(str(path))
+        config.read(str(path)).config()
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
-    assert len(config.load(file(tmp_path, b"\xef\xbb\xbf" + RULE.encode())).rules) == 1
+    assert len(config.read(file(tmp_path, b"\xef\xbb\xbf" + RULE.encode())).config().rules) == 1

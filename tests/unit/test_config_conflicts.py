@@ -14,7 +14,7 @@ RULE = '[[rule]]\ntype = "v6tov4"\nlistenport = 8080\n'
 
 def load_problems(*rules: str, status: str | None = None) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        config.load(None, rules, status=status)
+        config.read(None, rules, status=status).config()
     return list(raised.value.lines)
 
 
@@ -83,7 +83,7 @@ def test_the_other_rule_is_named_with_its_source(tmp_path: Path) -> None:
     path = str(tmp_path / "portproxy.toml")
     Path(path).write_text(RULE + RULE)
     with pytest.raises(ConfigError) as raised:
-        config.load(path, ["v6tov6 8080 ::5"])
+        config.read(path, ["v6tov6 8080 ::5"]).config()
     told = "(v6tov4/*:8080) listens on *:8080 already; change one of them"
     assert raised.value.lines == (
         f"{path}: rule 2 (v6tov4/*:8080): listenport = 8080: rule 1 {told}",
@@ -101,7 +101,7 @@ def test_the_other_rule_is_named_with_its_source(tmp_path: Path) -> None:
     ],
 )
 def test_rules_that_are_right_together(rules: list[str]) -> None:
-    made = config.load(None, rules)
+    made = config.read(None, rules).config()
     assert (len(made.active), made.shadowed) == (len(rules), ())
 
 
@@ -125,14 +125,14 @@ EXPOSED = "whoever connects reaches the upstream as a local client"
     ],
 )
 def test_a_relay_that_makes_strangers_local_is_warned_of(rules: list[str], warned: list[str]) -> None:
-    made = config.load(None, rules)
+    made = config.read(None, rules).config()
     assert len(made.warnings) == len(warned)
     assert all(line.startswith(start) for line, start in zip(made.warnings, warned, strict=True))
 
 
 def test_the_other_spelling_of_any_is_shadowed() -> None:
     rules = ["v4tov4 80 192.0.2.1", "v4tov6 80 ::5 listenaddress=0.0.0.0 name=b", "v4tov4 80 192.0.2.2"]
-    made = config.load(None, rules[:2])
+    made = config.read(None, rules[:2]).config()
     assert made.shadowed == (("b", "v4tov4/*:80"),)
     assert [rule.name for rule in made.active] == ["v4tov4/*:80"]
     assert made.warnings == (
@@ -149,8 +149,8 @@ def test_the_status_endpoint_is_no_rules() -> None:
             "--rule 1 (a): listenport = 9180: the status endpoint [::1]:9180 needs this port"
         )
     assert len(load_problems("v6tov4 9180 listenaddress=::2", status="[::]:9180")) == 1
-    assert config.load(None, ["v6tov4 9180"], status="127.0.0.1:9180").rules
-    assert config.load(None, ["v6tov4 9180 listenaddress=::2"], status="[::1]:9180").rules
+    assert config.read(None, ["v6tov4 9180"], status="127.0.0.1:9180").config().rules
+    assert config.read(None, ["v6tov4 9180 listenaddress=::2"], status="[::1]:9180").config().rules
 
 
 def test_ten_thousand_rules() -> None:

@@ -11,7 +11,7 @@ TARGET = "192.168.198.200"
 
 
 def made(*commands: str) -> tuple[Rule, ...]:
-    return config.load(None, commands).rules
+    return config.read(None, commands).config().rules
 
 
 SAMPLE = made(f"v4tov4 1024 {TARGET} 1024", f"v4tov4 1024 {TARGET} 2048 0.0.0.0")
@@ -106,4 +106,4 @@ def test_dump_prints_defaults_where_other_defaults_may_hold() -> None:
     (line,) = commands(rule, always=("maxconn", "deny"))
     assert line.endswith(" maxconn=off deny=off")
     (line,) = commands(rule, always=tuple(option.name for option in RULE_OPTIONS))
-    assert config.load(None, [line]).rules == (rule,)
+    assert config.read(None, [line]).config().rules == (rule,)
