@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+from typing import NamedTuple
 
 from portproxy.model import Acl, IPAddress, IPNetwork, Limits
 from portproxy.reasons import Refused
@@ -20,34 +22,40 @@ def source_of(address: str) -> Source:
     return ip.version, int(ip) >> (_V6_SOURCE_SHIFT if ip.version == 6 else 0)
 
 
+class Verdict(NamedTuple):
+    """Whether an address is admitted, and the length of the prefix that decides, if any covers it."""
+
+    admitted: bool
+    length: int | None
+
+
+@functools.cache
+def _verdict(admitted: bool, length: int) -> Verdict:
+    # One for all prefixes of a length: there may be many, and asking an AccessList makes none.
+    return Verdict(admitted, length)
+
+
 class AccessList:
     """An ``Acl`` of one family made ready to be asked: one dict look-up for each prefix length in use."""
 
     def __init__(self, acl: Acl) -> None:
-        self._default = not acl.allow
-        verdicts: dict[int, dict[int, bool]] = {}
+        self._default = Verdict(not acl.allow, None)
+        verdicts: dict[int, dict[int, Verdict]] = {}
         # deny last: it wins where both name the same prefix.
         for admitted, networks in ((True, acl.allow), (False, acl.deny)):
             for network in networks:
                 prefix = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
-                verdicts.setdefault(network.prefixlen, {})[prefix] = admitted
+                verdicts.setdefault(network.prefixlen, {})[prefix] = _verdict(admitted, network.prefixlen)
         self._by_length = sorted(verdicts.items(), reverse=True)
 
-    def admits(self, ip: IPAddress) -> bool:
-        """Whether the most specific prefix that covers ``ip`` allows it."""
+    def verdict(self, ip: IPAddress) -> Verdict:
+        """What the most specific prefix that covers ``ip`` says."""
         address = int(ip)
         for length, verdicts in self._by_length:
             verdict = verdicts.get(address >> (ip.max_prefixlen - length))
             if verdict is not None:
                 return verdict
         return self._default
-
-    def deciding(self, ip: IPAddress) -> IPNetwork | None:
-        """The prefix that decides about ``ip``; None where none covers it."""
-        for length, verdicts in self._by_length:
-            if int(ip) >> (ip.max_prefixlen - length) in verdicts:
-                return ipaddress.ip_network((ip, length), strict=False)
-        return None
 
 
 class Admission:
@@ -59,15 +67,27 @@ class Admission:
         self._per_source = limits.maxconnpersource
         self._sources: dict[Source, int] = {}
 
-    def judge(self, address: str, active: int) -> Refused | None:
-        """Why a connection from ``address`` is refused beside ``active`` sessions; None: it may enter."""
-        if self._acl and not self._acl.admits(ipaddress.ip_address(address)):
-            return Refused.DENIED
+    def judge(self, address: str | None, active: int) -> Refused | None:
+        """Why a connection from ``address`` is refused beside ``active`` sessions; None: it may enter.
+
+        Without an address: why everybody is refused.
+        """
+        if self._acl and address is not None:
+            verdict = self._acl.verdict(ipaddress.ip_address(address))
+            if not verdict.admitted:
+                return Refused.DENIED
         if self._maxconn is not None and active >= self._maxconn:
             return Refused.MAXCONN
-        if self._per_source is not None and self._sources.get(source_of(address), 0) >= self._per_source:
-            return Refused.MAXCONNPERSOURCE
+        if self._per_source is not None and address is not None:
+            sessions = self._sources.get(source_of(address), 0)
+            if sessions >= self._per_source:
+                return Refused.MAXCONNPERSOURCE
         return None
+
+    def deciding(self, ip: IPAddress) -> IPNetwork | None:
+        """The prefix of allow or deny that decides about ``ip``; None where none covers it."""
+        length = self._acl.verdict(ip).length if self._acl else None
+        return None if length is None else ipaddress.ip_network((ip, length), strict=False)
 
     def enter(self, address: str) -> None:
         """Count a session from ``address``."""

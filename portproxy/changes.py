@@ -5,151 +5,200 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from portproxy import store
 from portproxy.config import document
-from portproxy.config.edits import Edited, Labelled, apply, settled
-from portproxy.config.source import Checked, File, Source
+from portproxy.config.conflicts import trust
+from portproxy.config.editor import NO_SAVE, Edit
+from portproxy.config.edits import Labelled, adds, apply, settled
+from portproxy.config.rules import Origin
+from portproxy.config.source import File, Source
 from portproxy.errors import ConfigError, PortproxyError, printable
 from portproxy.log import Log
-from portproxy.model import Config
+from portproxy.model import Config, Server
 from portproxy.net.dial import is_local
 from portproxy.reconcile import Plan, plan
+from portproxy.store import StoreError
 from portproxy.supervisor import Supervisor
 
 Load = Callable[[], Source]
 
 _AT_START_ONLY = ("status", "control", "log", "accesslog")
 """Keys of ``[server]`` that a reload does not follow."""
+_UNSAVED = "rules were changed with --no-save; `portproxy reload` brings back what the file has"
 _NAMED = 8
 """Rules of a change that the log names."""
 
 
+Refused = dict[int, list[str]]
+"""Commands that were left out, by their numbers, with the reasons."""
+
+
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What a change did, or would do: its plan; which commands were refused, and why, by their numbers;
-    what to warn of that was no cause for a warning before."""
+class Changed:
+    """What a change did, or would do: its plan, what was left out, what is to be warned of now."""
 
     steps: Plan
-    refused: dict[int, list[str]] = field(default_factory=dict)
+    refused: Refused = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
-class Changes:
-    """``source`` is what runs, as it was written; ``load`` reads anew what a start would, and may block."""
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A change on paper: what would run, as it was written and checked, and what brings the file there."""
 
-    def __init__(self, source: Source, load: Load, supervisor: Supervisor, log: Log) -> None:
+    source: Source
+    config: Config
+    edits: tuple[Edit, ...]
+    save: bool
+    changed: Changed
+
+
+class Changes:
+    """``source`` is what runs, as it was written, in a process that was set up as ``server`` says.
+
+    ``load`` reads anew what a start would, and may block.
+    """
+
+    def __init__(self, source: Source, server: Server, load: Load, supervisor: Supervisor, log: Log) -> None:
         self.source = source
+        self._server = server
         self._load = load
         self._supervisor = supervisor
         self._log = log
         self._one_at_a_time = trio.Lock()
+        self._unsaved = False
 
-    async def reload(self, *, dry_run: bool = False) -> Change:
+    async def reload(self, *, dry_run: bool = False) -> Changed:
         """Run what a start would run now. Raises ConfigError, and then nothing has changed."""
 
-        def read() -> tuple[Source, Config]:
+        def read() -> tuple[Source, Config, Changed]:
             source = self._load()
-            return source, source.config(is_local)
+            config, before = source.config(is_local), self._supervisor.config
+            if not source.rules:
+                self._check_meant_empty()
+            warnings = (*_later(self._server, config.server), *config.warnings)
+            return source, config, Changed(plan(before, config), warnings=warnings)
 
         async with self._one_at_a_time:
-            source, config = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-            before = self._supervisor.config
-            # An editor that empties the file before it fills it must not stop every rule.
-            if before.rules and not config.rules:
-                raise ConfigError(["no rules are left; to delete all of them, use `portproxy reset`"])
-            change = Change(plan(before, config), warnings=(*_later(before, config), *config.warnings))
+            source, config, changed = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
             if not dry_run:
-                for warning in change.warnings:
+                for warning in changed.warnings:
                     self._log.warning(warning)
-                self.source = source
+                self.source, self._unsaved = source, False
                 await self._supervisor.reload(config)
-                self._log.info("reloaded", plan=change.steps)
-            return change
+                self._log.info("reloaded", plan=changed.steps)
+            return changed
 
     async def carry_out(
         self, commands: Sequence[Labelled], *, save: bool = True, dry_run: bool = False, partly: bool = False
-    ) -> Change:
+    ) -> Changed:
         """Carry out netsh's commands, as one change: the file first, with ``save``, then the relay.
 
         With ``partly``, commands that make no sound rule are left out and the others are carried out; else
-        nothing is. Raises ConfigError, EditError or StoreError, and then nothing has changed.
+        nothing is. Raises ConfigError, EditError, StoreError or PortproxyError, and then nothing has changed.
         """
         async with self._one_at_a_time:
-            if self._supervisor.draining:
-                raise PortproxyError("the relay is stopping; nothing is changed any more")
             if save and self.source.file is None:
-                raise store.StoreError(
-                    "this relay reads no configuration file that a change could be written to;"
-                    " change the running relay alone with --no-save"
+                raise StoreError(
+                    f"this relay reads no configuration file that a change could be written to; {NO_SAVE}"
                 )
-            edited, checked, refused = await trio.to_thread.run_sync(self._edit, commands, save, partly)
-            config = dataclasses.replace(checked.config, server=self._supervisor.config.server)
-            before = self._supervisor.config
-            change = Change(
-                plan(before, config),
-                refused,
-                tuple(warning for warning in config.warnings if warning not in before.warnings),
-            )
+            draft = await trio.to_thread.run_sync(self._draft, commands, save, partly)
+            old = await self._old(draft)
             if not dry_run:
-                await self._make(edited, config, save)
-            return change
+                await self._make(draft, old)
+            return draft.changed
 
-    def _edit(
-        self, commands: Sequence[Labelled], save: bool, partly: bool
-    ) -> tuple[Edited, Checked, dict[int, list[str]]]:
-        """The commands that make sound rules, carried out on paper; the others, if that is allowed."""
-        refused: dict[int, list[str]] = {}
+    def _check_meant_empty(self) -> None:
+        """An editor that empties the file before it fills it must not stop every rule."""
+        if any(written.origin is Origin.FILE for written in self.source.rules):
+            told = "no rules are left; if that is meant, `portproxy reset --no-save` deletes them first"
+            raise ConfigError([told])
+
+    def _draft(self, commands: Sequence[Labelled], save: bool, partly: bool) -> _Draft:
+        """The commands carried out on paper: all of them, or with ``partly`` those that make sound rules."""
+        refused: Refused = {}
         while True:
-            numbers = [number for number in range(len(commands)) if number not in refused]
-            edited = apply(self.source, [commands[number] for number in numbers], save=save)
+            left = {number: command for number, command in enumerate(commands) if number not in refused}
+            edited = apply(self.source, left, save=save)
             checked = edited.source.check(is_local)
             wrong = {place: lines for place, lines in checked.by_rule.items() if lines}
-            ours = {
-                numbers[edited.places[place]]: lines
-                for place, lines in wrong.items()
-                if place in edited.places
-            }
-            if not wrong and not checked.problems:
-                return edited, checked, refused
-            if not partly or not ours:
+            ours = {edited.places[place]: lines for place, lines in wrong.items() if place in edited.places}
+            new = ours | {number: [str(error)] for number, error in edited.refused.items()}
+            if new and partly:
+                refused |= new
+                continue
+            if new:
+                # What else is wrong may only follow from these.
+                errors = [*edited.refused.values(), *(ConfigError(lines) for lines in ours.values())]
+                if save and self._unsaved:
+                    errors.append(PortproxyError(_UNSAVED))
+                raise _together(errors)
+            if wrong or checked.problems:
                 raise ConfigError([*checked.problems, *(line for lines in wrong.values() for line in lines)])
-            refused |= ours
+            if refused and not any(adds(commands[number]) for number in left):
+                raise _together([ConfigError(lines) for lines in refused.values()])
+            config = dataclasses.replace(checked.config, server=self._supervisor.config.server)
+            steps = plan(self._supervisor.config, config)
+            warnings = _new_warnings(self._supervisor.config, config, steps)
+            return _Draft(
+                settled(edited.source), config, edited.edits, save, Changed(steps, refused, warnings)
+            )
 
-    async def _make(self, edited: Edited, config: Config, save: bool) -> None:
-        source = settled(edited.source)
-        saved = await self._rewritten(edited) if save and edited.edits else None
-        # From here on to its end: half of it would be a file that is not what runs.
-        with trio.CancelScope(shield=True):
-            if saved:
-                await trio.to_thread.run_sync(saved.write)
-                source = dataclasses.replace(source, file=File(saved.path, document.digest(saved.new)))
-            steps = await self._supervisor.reload(config)
-            self.source = source
-        self._log.info("changed by command", plan=steps, rules=_names(steps), saved="yes" if save else "no")
-
-    async def _rewritten(self, edited: Edited) -> _Rewritten:
-        """The file as it is to be. Raises EditError or StoreError."""
-        known = self.source.file
-        assert known
+    async def _old(self, draft: _Draft) -> bytes:
+        """What the file holds that is to be changed, if any is. Raises StoreError where it cannot be."""
+        known = draft.source.file
+        if not known or not draft.edits:
+            return b""
         old = await trio.to_thread.run_sync(store.read, known.path)
         if document.digest(old) != known.digest:
-            raise store.StoreError(
+            raise StoreError(
                 f"{printable(known.path)} was changed since this relay read it; `portproxy reload` first,"
-                " or change the running relay alone with --no-save"
+                f" or {NO_SAVE}"
             )
-        new = await store.rewritten(old.decode(), edited.edits)
-        return _Rewritten(known.path, old, new.encode())
+        await trio.to_thread.run_sync(store.check_replaceable, known.path)
+        return old
+
+    async def _make(self, draft: _Draft, old: bytes) -> None:
+        source, known = draft.source, draft.source.file
+        new = (await store.rewritten(old.decode(), draft.edits)).encode() if draft.edits else b""
+        # From here on to its end: half of it would be a file that is not what runs.
+        with trio.CancelScope(shield=True):
+            if self._supervisor.draining:
+                raise PortproxyError("the relay is stopping; nothing is changed any more")
+            if known and draft.edits:
+                await trio.to_thread.run_sync(partial(store.replace, known.path, new, instead_of=old))
+                source = dataclasses.replace(source, file=File(known.path, document.digest(new)))
+            steps = await self._supervisor.reload(draft.config)
+            self.source = source
+            self._unsaved |= not draft.save
+        saved = "yes" if draft.save else "no"
+        self._log.info("changed by command", plan=steps, rules=_names(steps), saved=saved)
 
 
-def _later(before: Config, after: Config) -> list[str]:
+def _together(errors: Sequence[PortproxyError]) -> PortproxyError:
+    """One error that says what ``errors`` say."""
+    told = PortproxyError(*(line for error in errors for line in error.lines))
+    told.exit_code = max(error.exit_code for error in errors)
+    return told
+
+
+def _new_warnings(before: Config, after: Config, steps: Plan) -> tuple[str, ...]:
+    """What ``steps`` give cause to warn of; what other rules gave cause for was said in its time."""
+    said = {*before.warnings, *trust(after.active)}
+    touched = [*steps.start, *(new for old, new in steps.change if not trust([old]))]
+    return (*(warning for warning in after.warnings if warning not in said), *trust(touched))
+
+
+def _later(runs: Server, read: Server) -> list[str]:
     """What of ``[server]`` is not followed while the relay runs."""
     return [
         f"[server] {key}: takes effect at the next start only"
         for key in _AT_START_ONLY
-        if getattr(before.server, key) != getattr(after.server, key)
+        if getattr(runs, key) != getattr(read, key)
     ]
 
 
@@ -158,16 +207,3 @@ def _names(steps: Plan) -> str:
     touched = [rule.name for rule in (*steps.stop, *(new for _, new in steps.change), *steps.start)]
     more = [f"{len(touched) - _NAMED} more"] if len(touched) > _NAMED else []
     return ", ".join(touched[:_NAMED] + more)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rewritten:
-    """A file's content, ``old`` and ``new``."""
-
-    path: str
-    old: bytes
-    new: bytes
-
-    def write(self) -> None:
-        """Replace the one by the other. Blocks. Raises StoreError, and then the file is as it was."""
-        store.replace(self.path, self.new, instead_of=self.old)

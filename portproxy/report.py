@@ -17,7 +17,7 @@ from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot
 
 _REFUSED, _CONNECT_FAILED, _ENDED = ([str(why) for why in kind] for kind in (Refused, ConnectFailed, Ended))
 _UNKNOWN = "-"
-_RULE_HEAD = ("rule", "state", "sessions", "conn/s", "up/s", "down/s", "up", "down", "last error")
+_RULE_HEAD = ("rule", "state", "sessions", "conn/s", "up/s", "down/s", "up", "down")
 _SESSION_HEAD = ("id", "rule", "client", "upstream", "state", "age", "idle", "up", "down")
 
 
@@ -86,6 +86,15 @@ class SessionsData(TypedDict):
     """Sessions, the oldest first."""
 
     sessions: list[SessionData]
+
+
+class ChangeData(TypedDict):
+    """What came of a change beside its plan: the commands left out, by their numbers, with the reasons; new
+    warnings; the rules that do not listen, by their names, with the reasons."""
+
+    refused: dict[int, list[str]]
+    warnings: list[str]
+    not_listening: dict[str, str]
 
 
 # What the relay says.
@@ -191,18 +200,21 @@ def status_text(now: StatusData, before: StatusData | None, seconds: float, widt
     sessions = sum(rule["sessions"] for rule in rules)
     head = (
         f"portproxy {printable(now['version'])}, up {_time(now['uptime'])}:"
-        f" {_count(len(rules), 'rule')}, {_count(sessions, 'session')}"
+        f" {count(len(rules), 'rule')}, {count(sessions, 'session')}"
     )
     notes = []
     if now["draining"]:
         notes.append("the relay is stopping")
     if now["accept_pauses"]:
-        notes.append(f"accepting was paused {_count(now['accept_pauses'], 'time')}")
+        notes.append(f"accepting was paused {count(now['accept_pauses'], 'time')}")
     for log, lines in now["lost_lines"].items():
         if lines:
-            notes.append(f"{_count(lines, 'line')} of the {printable(log)} log lost")
+            notes.append(f"{count(lines, 'line')} of the {printable(log)} log lost")
     table = ["", *columns([_RULE_HEAD, *map(_rule_row, rules)], width)] if rules else []
-    return "\n".join([head, *notes, *table])
+    errors = [
+        f"{printable(rule['name'])}: {printable(rule['last_error'])}" for rule in rules if rule["last_error"]
+    ]
+    return "\n".join([head, *notes, *table, *([""] if errors else []), *errors])
 
 
 def _rule_row(rule: RuleData) -> tuple[str, ...]:
@@ -216,7 +228,6 @@ def _rule_row(rule: RuleData) -> tuple[str, ...]:
         f"{_bytes(rates['bytes_down'])}/s" if rates else _UNKNOWN,
         _bytes(counted["bytes_up"]),
         _bytes(counted["bytes_down"]),
-        printable(rule["last_error"]),
     )
 
 
@@ -241,19 +252,20 @@ def _session_row(session: SessionData) -> tuple[str, ...]:
     )
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``number`` of ``noun``, in words."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _bytes(count: float) -> str:
+def _bytes(number: float) -> str:
     """A number of bytes in decimal units."""
-    if count < 999.5:
-        return f"{count:.0f} B"
+    if number < 999.5:
+        return f"{number:.0f} B"
     for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:.1f} TB"
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} TB"
 
 
 def _time(seconds: float) -> str:

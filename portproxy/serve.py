@@ -13,9 +13,7 @@ import trio
 from portproxy import __version__
 from portproxy.accesslog import Record, encode_json, encode_text
 from portproxy.changes import Changes, Load
-from portproxy.commands import Commands
 from portproxy.config.source import Source
-from portproxy.control.server import serve_control
 from portproxy.errors import PortproxyError
 from portproxy.log import Event, LibraryHandler, Log, encoder
 from portproxy.model import Config, Server
@@ -97,7 +95,7 @@ class _Relay:
         self._logs = logs
         self._log = logs.log
         self._supervisor = Supervisor(logs.log, logs.report)
-        self._changes = Changes(source, load, self._supervisor, logs.log)
+        self._changes = Changes(source, config.server, load, self._supervisor, logs.log)
         self._reload_asked = trio.Event()
         self._stop_asked = trio.Event()
 
@@ -138,8 +136,11 @@ class _Relay:
 
             await nursery.start(serve_status, bind_status(server.status), self._snapshot)
         if server.control:
-            commands = Commands(self._supervisor, self._changes, lambda: self._logs.lost)
-            await nursery.start(serve_control, server.control, commands.handlers, self._log)
+            from portproxy.control.server import serve_control
+            from portproxy.handlers import Handlers
+
+            handlers = Handlers(self._supervisor, self._changes, lambda: self._logs.lost)
+            await nursery.start(serve_control, server.control, handlers.by_command, self._log)
 
     def _snapshot(self) -> Snapshot:
         return self._supervisor.snapshot(self._logs.lost)

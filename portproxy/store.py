@@ -15,11 +15,13 @@ import msgspec
 import trio
 
 from portproxy.config.document import MAX_BYTES
-from portproxy.config.editor import Edit, decode_result, encode_job
+from portproxy.config.editor import NO_SAVE, Edit, decode_result, encode_job
 from portproxy.errors import PortproxyError, printable
 
-_OTHERWISE = ", or change the running relay alone with --no-save"
+_OTHERWISE = f", or {NO_SAVE}"
 
+_PATIENCE = 100.0
+"""Seconds for the child: changes wait for each other, so one that hangs must not hold them for ever."""
 _SEPARATELY = (
     "it is mounted by itself, and a mount cannot be replaced; mount its directory instead of the file"
 )
@@ -59,6 +61,19 @@ def read(path: str) -> bytes:
 def _at_once(path: str, flags: int) -> int:
     """Open without waiting for a writer, where it is a FIFO."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def check_replaceable(path: str) -> None:
+    """Raises StoreError where it can be seen, without touching anything, that ``replace`` would.
+
+    That the file is a mount point is not seen by this.
+    """
+    with _told(path, "replaced"):
+        directory = os.path.dirname(os.path.realpath(path, strict=True))
+        if os.statvfs(directory).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def replace(path: str, data: bytes, *, instead_of: bytes | None = None) -> None:
@@ -111,7 +126,14 @@ def _take_after(target: str, was: os.stat_result, new: int) -> None:
     mine = os.fstat(new)
     if (mine.st_uid, mine.st_gid) != (was.st_uid, was.st_gid):
         # chown(2) clears the set-ID bits, so the mode comes second.
-        os.fchown(new, was.st_uid, was.st_gid)
+        try:
+            os.fchown(new, was.st_uid, was.st_gid)
+        except PermissionError:
+            raise StoreError(
+                f"{printable(target)}: cannot be replaced: a new file could not have its owner and group"
+                f" ({was.st_uid}:{was.st_gid}); give it those of the relay ({mine.st_uid}:{mine.st_gid})"
+                f"{_OTHERWISE}"
+            ) from None
     os.fchmod(new, stat.S_IMODE(was.st_mode))
     with suppress(OSError):
         _take_attributes(target, new)
@@ -140,7 +162,7 @@ def _told(path: str, done: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = _REMEDIES.get(error.errno or 0, "{reason}").format(
+        told = _REMEDIES.get(error.errno or 0, "{reason}; mend that").format(
             reason=(error.strerror or str(error)).lower(),
             directory=printable(os.path.dirname(os.path.realpath(path))),
         )
@@ -152,22 +174,26 @@ def _told(path: str, done: str) -> Iterator[None]:
 async def rewritten(text: str, edits: Sequence[Edit]) -> str:
     """``editor.rewrite(text, edits)``, worked out in a child process.
 
-    Raises EditError as that does, and StoreError where there can be no child or it died. A cancelled call
-    kills and reaps it. A thread would hold the interpreter: while 5,000 rules were rewritten, a trio echo
-    made 581 round trips a second beside a thread (p99 17 ms), 6,742 beside the child (0.6 ms), 8,152 alone.
-    The child costs about 0.13 s, and 10,000 rules about 1 s.
+    Raises EditError as that does, and StoreError where there can be no child, it died, or took too long. A
+    cancelled call kills and reaps it. A thread would hold the interpreter: while 5,000 rules were rewritten,
+    a trio echo made 581 round trips a second beside a thread (p99 17 ms), 6,742 beside the child (0.6 ms),
+    8,152 alone. The child costs about 0.13 s, and 10,000 rules about 1 s.
     """
     try:
-        done = await trio.run_process(
-            _child(),
-            stdin=encode_job(text, edits),
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            deliver_cancel=_kill,
-            # Ctrl-C at a terminal is the relay's to answer.
-            start_new_session=True,
-        )
+        with trio.fail_after(_PATIENCE):
+            done = await trio.run_process(
+                _child(),
+                stdin=encode_job(text, edits),
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                deliver_cancel=_kill,
+                # Ctrl-C at a terminal is the relay's to answer.
+                start_new_session=True,
+            )
+    except trio.TooSlowError:
+        told = f"the process that rewrites it was not done within {_PATIENCE:g} s"
+        raise StoreError(f"the configuration file cannot be changed: {told}{_OTHERWISE}") from None
     except OSError as error:
         told = f"no process to rewrite it in: {(error.strerror or str(error)).lower()}"
         raise StoreError(f"the configuration file cannot be changed: {told}{_OTHERWISE}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,11 @@ LONG_FUZZ = "PORTPROXY_FUZZ_EXAMPLES" in os.environ
 
 settings.register_profile("portproxy", derandomize=not LONG_FUZZ, deadline=None, database=None)
 settings.load_profile("portproxy")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # nohup(1) and `make test &` leave it so, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_descriptors() -> dict[str, str]:

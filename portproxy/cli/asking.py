@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -37,7 +36,7 @@ def ask(server: Server, request: Request, patience: float = PATIENCE) -> Reply:
     from portproxy.control import client
 
     if server.control is None:
-        raise ConfigError(["the control socket is off; name one with --control"])
+        raise ConfigError(["no control socket is known; name it with --control, or set XDG_RUNTIME_DIR"])
     reply = client.ask(server.control, request, patience)
     if reply.exit_code:
         raise RefusedError(reply)
@@ -45,8 +44,8 @@ def ask(server: Server, request: Request, patience: float = PATIENCE) -> Reply:
 
 
 @click.command()
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 @options.JSON
 def status(path: str | None, control: str | None, as_json: bool) -> None:
     """Show the rules: state, sessions, rates, bytes, last error.
@@ -56,11 +55,11 @@ def status(path: str | None, control: str | None, as_json: bool) -> None:
     from portproxy.report import StatusData, status_text, with_rates
 
     server = options.server(path, control)
-    before = _told(ask(server, Request("status")), StatusData)
+    before = told(ask(server, Request("status")), StatusData)
     started = time.monotonic()
     time.sleep(_SAMPLE)
     seconds = time.monotonic() - started
-    now = _told(ask(server, Request("status")), StatusData)
+    now = told(ask(server, Request("status")), StatusData)
     if as_json:
         _print_json(with_rates(now, before, seconds))
     else:
@@ -69,8 +68,8 @@ def status(path: str | None, control: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("rule", required=False, shell_complete=proposals.rules)
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 @options.JSON
 def sessions(rule: str | None, path: str | None, control: str | None, as_json: bool) -> None:
     """List the sessions, all or those of a rule.
@@ -80,7 +79,7 @@ def sessions(rule: str | None, path: str | None, control: str | None, as_json: b
     from portproxy.report import SessionsData, sessions_text
 
     args = {"rule": rule} if rule is not None else {}
-    found = _told(ask(options.server(path, control), Request("sessions", args)), SessionsData)
+    found = told(ask(options.server(path, control), Request("sessions", args)), SessionsData)
     if as_json:
         _print_json(found)
     else:
@@ -89,21 +88,21 @@ def sessions(rule: str | None, path: str | None, control: str | None, as_json: b
 
 @click.command()
 @click.argument("session", shell_complete=proposals.sessions)
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 def kill(session: str, path: str | None, control: str | None) -> None:
     """End a session now, resetting both sides.
 
     SESSION is its number, which `portproxy sessions` shows.
     """
-    click.echo(ask(options.server(path, control), Request("kill", {"session": session})).text)
+    say(ask(options.server(path, control), Request("kill", {"session": session})))
 
 
 @click.command()
 @click.argument("rule", shell_complete=proposals.rules)
 @click.option("--from", "source", metavar="ADDRESS", help="A client's address, to be judged as it would be.")
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 @options.JSON
 def explain(rule: str, source: str | None, path: str | None, control: str | None, as_json: bool) -> None:
     """Say where a connection through a rule would fail.
@@ -117,13 +116,13 @@ def explain(rule: str, source: str | None, path: str | None, control: str | None
     if as_json:
         _print_json(reply.data)
     else:
-        click.echo(reply.text)
+        say(reply)
     sys.exit(0 if reply.ok else 1)
 
 
 @click.command()
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 @click.option("--status", metavar="ADDR:PORT", help="Ask the status endpoint there instead.")
 def health(path: str | None, control: str | None, status: str | None) -> None:
     """Ask the running relay whether every rule listens.
@@ -144,10 +143,15 @@ def health(path: str | None, control: str | None, status: str | None) -> None:
     sys.exit(0 if reply.ok else 1)
 
 
-def _told(reply: Reply, kind: type[D]) -> D:
+def say(reply: Reply, nl: bool = True) -> None:
+    """Print what a relay says; what is no text stays out of the terminal."""
+    click.echo("\n".join(map(printable, reply.lines)), nl=nl)
+
+
+def told(reply: Reply, kind: type[D]) -> D:
     """What a reply says, as data of this kind; raises PortproxyError where it is no such data."""
     try:
-        return msgspec.convert(reply.data, kind)
+        return msgspec.convert(reply.data, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise PortproxyError(f"the relay speaks another version of portproxy: {error}") from None
 
@@ -158,4 +162,4 @@ def _width() -> int | None:
 
 
 def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
+import msgspec
 
 from portproxy.cli import options
-from portproxy.cli.asking import ask
+from portproxy.cli.asking import ask, say, told
 from portproxy.errors import PortproxyError, printable
 from portproxy.netsh.grammar import Command, Verb
-from portproxy.wire.control_frames import Reply, Request
+from portproxy.report import ChangeData
+from portproxy.wire.control_frames import (
+    COMMANDS_LIMIT,
+    REQUEST_LIMIT,
+    Change,
+    Line,
+    Reply,
+    Request,
+    encode,
+)
 
-_FILE_LIMIT = 64 << 20
-"""Bytes of a file to import: far more than netsh ever wrote."""
+_FILE_LIMIT = 2 * REQUEST_LIMIT
+"""Bytes of a file to import: what makes a request, in UTF-16."""
+_SHOWN_SKIPPED = 100
+"""Lines of a file that are named one by one."""
+_MEANWHILE = "it is tried again, and while it is so a relay cannot start with this rule"
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a change is made: of which relay, saved or not, or only planned."""
+
+    path: str | None
+    control: str | None
+    dry_run: bool
+    no_save: bool
 
 
 def changing(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that changes rules."""
-    for option in (options.CONTROL, options.FILE, options.DRY_RUN, options.NO_SAVE):
-        command = option(command)
-    return command
+    """Give ``command`` the options of a change of rules; it is called with ``how``."""
+
+    @functools.wraps(command)
+    def called(path: str | None, control: str | None, dry_run: bool, no_save: bool, **words: Any) -> None:
+        command(how=How(path, control, dry_run, no_save), **words)
+
+    for option in (options.RELAYS_CONTROL, options.RELAYS_FILE, options.DRY_RUN, options.NO_SAVE):
+        called = option(called)
+    return called
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(allow_dash=True))
 @changing
-def import_(file: str, **given: Any) -> None:
+def import_(file: str, how: How) -> None:
     """Carry out netsh's dump, or add the rules its show printed.
 
     FILE is what `netsh interface portproxy dump`, or `show all`, wrote on Windows, in any encoding and
@@ -39,25 +70,40 @@ def import_(file: str, **given: Any) -> None:
     from portproxy.netsh.importer import read
 
     imported = read(_read(file))
-    for skipped in imported.skipped:
-        click.echo(f"line {skipped.line}: skipped: {skipped.why}: {printable(skipped.text)}", err=True)
+    skipped = [(line.line, f"{line.why}: {line.text}") for line in imported.skipped]
     if not imported.commands:
+        _say_skipped(skipped)
         raise PortproxyError(f"{printable(file)}: nothing in it that makes a rule; is it a dump of netsh's?")
-    lines = [line for line, _ in imported.commands]
-    reply = send([command for _, command in imported.commands], given, lines)
-    refused = reply.data.get("refused", {})
-    for problems in refused.values():
-        for problem in problems:
-            click.echo(f"skipped: {problem}", err=True)
-    rules = sum(command.verb in (Verb.ADD, Verb.SET) for _, command in imported.commands)
-    click.echo(f"{rules - len(refused)} taken, {len(imported.skipped) + len(refused)} skipped")
-    finish(reply)
+    lines = [line_of(command, f"line {number}") for number, command in imported.commands]
+    try:
+        reply = send(lines, how, partly=True)
+    except PortproxyError:
+        _say_skipped(skipped)
+        raise
+    refused = told(reply, ChangeData)["refused"]
+    for number, problems in refused.items():
+        line = imported.commands[number][0]
+        skipped += [(line, problem.removeprefix(f"line {line}: ")) for problem in problems]
+    _say_skipped(skipped)
+    taken = [command for number, (_, command) in enumerate(imported.commands) if number not in refused]
+    rules = sum(command.verb in (Verb.ADD, Verb.SET) for command in taken)
+    click.echo(f"{rules} taken, {len(imported.skipped) + len(refused)} skipped")
+    finish(reply, failed=bool(refused))
+
+
+def _say_skipped(skipped: list[tuple[int, str]]) -> None:
+    for line, why in sorted(skipped)[:_SHOWN_SKIPPED]:
+        click.echo(f"line {line}: skipped: {printable(why)}", err=True)
+    if len(skipped) > _SHOWN_SKIPPED:
+        click.echo(f"{len(skipped) - _SHOWN_SKIPPED} lines more were skipped", err=True)
 
 
 def _read(file: str) -> bytes:
     try:
         if file == "-":
-            data = sys.stdin.buffer.read(_FILE_LIMIT + 1)
+            # Not sys.stdin: there is none where it was closed.
+            with open(0, "rb", closefd=False) as opened:
+                data = opened.read(_FILE_LIMIT + 1)
         else:
             with open(file, "rb") as opened:
                 data = opened.read(_FILE_LIMIT + 1)
@@ -66,42 +112,64 @@ def _read(file: str) -> bytes:
     except ValueError:
         raise PortproxyError(f"{printable(file)}: no file can have this name") from None
     if len(data) > _FILE_LIMIT:
-        raise PortproxyError(f"{printable(file)}: larger than {_FILE_LIMIT >> 20} MiB, which no dump is")
+        raise PortproxyError(
+            f"{printable(file)}: larger than {_FILE_LIMIT >> 20} MiB, which no dump is;"
+            " so many rules are better written into the configuration file"
+        )
     return data
 
 
 @click.command()
 @options.DRY_RUN
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 def reload(path: str | None, control: str | None, dry_run: bool) -> None:
     """Have the relay read its configuration again.
 
     As SIGHUP does, but problems are told here, and log files are not opened anew. Rules that did not change
     are not disturbed.
     """
-    args = {"dry_run": "yes" if dry_run else "no"}
-    finish(ask(options.server(path, control), Request("reload", args)))
+    finish(ask(options.server(path, control), Request("reload", change=Change(dry_run=dry_run))))
 
 
-def send(commands: Sequence[Command], given: dict[str, Any], lines: Sequence[int] = ()) -> Reply:
-    """Have the relay carry out ``commands``; ``lines`` are those of the file they stand in."""
-    tagged = [{"verb": str(command.verb), "type": command.type, **command.tags} for command in commands]
-    for line, tags in zip(lines, tagged, strict=False):
-        tags["where"] = f"line {line}"
-    args = {
-        "save": "no" if given["no_save"] else "yes",
-        "dry_run": "yes" if given["dry_run"] else "no",
-        "partly": "yes" if lines else "no",
-    }
-    return ask(options.server(given["path"], given["control"]), Request("change", args, tuple(tagged)))
+def line_of(command: Command, where: str = "") -> Line:
+    """``command`` as the relay is told it; ``where`` it was written."""
+    return msgspec.convert(
+        {"verb": str(command.verb), "type": command.type, "tags": dict(command.tags), "where": where}, Line
+    )
 
 
-def finish(reply: Reply) -> None:
-    """Say what the relay says; exit with 1 where a rule does not listen."""
-    click.echo(reply.text)
-    for warning in reply.data["warnings"]:
+def send(lines: Sequence[Line], how: How, *, partly: bool = False) -> Reply:
+    """Have the relay carry out commands. Raises PortproxyError."""
+    change = Change(tuple(lines), save=not how.no_save, dry_run=how.dry_run, partly=partly)
+    if len(lines) > COMMANDS_LIMIT or _size(change) > REQUEST_LIMIT:
+        raise PortproxyError(
+            f"{len(lines)} commands are too many for one change, which takes {COMMANDS_LIMIT},"
+            f" or {REQUEST_LIMIT >> 20} MiB of them; write the rules into the configuration file"
+        )
+    server = options.server(how.path, how.control)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return ask(server, Request("change", change=change))
+    except KeyboardInterrupt:
+        click.echo("portproxy: the relay goes on with the change; `portproxy show all` says when", err=True)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _size(change: Change) -> int:
+    try:
+        return len(encode(Request("change", change=change)))
+    except UnicodeEncodeError:  # of which is told where it is sent
+        return 0
+
+
+def finish(reply: Reply, *, failed: bool = False) -> None:
+    """Say what the relay says; exit with 1 where a rule does not listen, or something else ``failed``."""
+    data = told(reply, ChangeData)
+    say(reply)
+    for warning in data["warnings"]:
         click.echo(f"warning: {printable(warning)}", err=True)
-    for name, why in reply.data["not_listening"].items():
-        click.echo(f"{printable(name)} does not listen: {printable(why)}; it is tried again", err=True)
-    sys.exit(0 if reply.ok else 1)
+    for name, why in data["not_listening"].items():
+        click.echo(f"{printable(name)} does not listen: {printable(why)}; {_MEANWHILE}", err=True)
+    sys.exit(0 if reply.ok and not failed else 1)

@@ -7,7 +7,9 @@ import click
 from portproxy import __version__
 from portproxy.cli import asking, changing, netsh, serving
 from portproxy.cli.completion import completion
-from portproxy.netsh.grammar import ASKS_FOR_HELP, GrammarError, verb_of, without_context
+from portproxy.netsh.grammar import ASKS_FOR_HELP, GrammarError, Verb, verb_of, without_context
+
+_QUESTIONS = {"?", "/?", "-?"}
 
 
 class Commands(click.Group):
@@ -22,18 +24,21 @@ class Commands(click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the first word means, and the words behind it."""
-        # As an option, -? would be refused before the grammar sees it.
-        words = ["?" if word == "-?" else word for word in without_context(args)]
+        words = without_context(args)
         if not words:
             context.fail("Missing command.")
         if words[0] not in self.commands:
             words[0] = self._netsh_verb(words[0])
+        if len(words) > 1 and words[-1] in _QUESTIONS:
+            words[-1] = "--help"
         return super().resolve_command(context, words)
 
     def _netsh_verb(self, word: str) -> str:
         try:
             return verb_of(word) or word
         except GrammarError:
+            if any(verb.startswith(word.lower()) for verb in Verb):
+                raise  # It is short for several.
             return word
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 
 from portproxy.cli import options, proposals
-from portproxy.cli.asking import ask
-from portproxy.cli.changing import changing, finish, send
+from portproxy.cli.asking import ask, say
+from portproxy.cli.changing import How, changing, finish, line_of, send
 from portproxy.netsh.grammar import Command, HelpAsked, Verb, parse_command
 from portproxy.wire.control_frames import Request
 
@@ -24,7 +23,7 @@ def _words(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 @click.command()
 @_words("TYPE TAG=VALUE...")
 @changing
-def add(words: tuple[str, ...], **given: Any) -> None:
+def add(words: tuple[str, ...], how: How) -> None:
     """Add a rule, or replace the one that is there.
 
     \b
@@ -38,13 +37,13 @@ def add(words: tuple[str, ...], **given: Any) -> None:
     listenaddress (as it is written) and listenport. Options are those of the configuration file, as in
     maxconn=100.
     """
-    _change(Verb.ADD, words, **given)
+    _change(Verb.ADD, words, how)
 
 
 @click.command("set")
 @_words("TYPE TAG=VALUE...")
 @changing
-def set_(words: tuple[str, ...], **given: Any) -> None:
+def set_(words: tuple[str, ...], how: How) -> None:
     """Change what is named of a rule, or add it.
 
     \b
@@ -55,13 +54,13 @@ def set_(words: tuple[str, ...], **given: Any) -> None:
 
     As add; of a rule that is there, what is not named stays as it is.
     """
-    _change(Verb.SET, words, **given)
+    _change(Verb.SET, words, how)
 
 
 @click.command()
 @_words("TYPE TAG=VALUE...")
 @changing
-def delete(words: tuple[str, ...], **given: Any) -> None:
+def delete(words: tuple[str, ...], how: How) -> None:
     """Delete a rule.
 
     Its sessions may end by themselves within draintimeout.
@@ -71,21 +70,21 @@ def delete(words: tuple[str, ...], **given: Any) -> None:
         [listenport=]PORT|SERVICE
         [[listenaddress=]ADDRESS|NAME] [[protocol=]tcp]
     """
-    _change(Verb.DELETE, words, **given)
+    _change(Verb.DELETE, words, how)
 
 
 @click.command()
 @_words("[?]")
 @changing
-def reset(words: tuple[str, ...], **given: Any) -> None:
+def reset(words: tuple[str, ...], how: How) -> None:
     """Delete every rule."""
-    _change(Verb.RESET, words, **given)
+    _change(Verb.RESET, words, how)
 
 
 @click.command()
 @_words("all|TYPE")
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 def show(words: tuple[str, ...], path: str | None, control: str | None) -> None:
     """Show the rules as netsh does.
 
@@ -94,21 +93,20 @@ def show(words: tuple[str, ...], path: str | None, control: str | None) -> None:
     """
     command = _parse(Verb.SHOW, words)
     if command:
-        reply = ask(options.server(path, control), Request("show", {"type": command.type}))
-        click.echo(reply.text, nl=False)
+        say(ask(options.server(path, control), Request("show", {"type": command.type})), nl=False)
 
 
 @click.command()
 @_words("[?]")
-@options.FILE
-@options.CONTROL
+@options.RELAYS_FILE
+@options.RELAYS_CONTROL
 def dump(words: tuple[str, ...], path: str | None, control: str | None) -> None:
     """Print the commands that make the rules.
 
     `portproxy import` carries them out.
     """
     if _parse(Verb.DUMP, words):
-        click.echo(ask(options.server(path, control), Request("dump")).text, nl=False)
+        say(ask(options.server(path, control), Request("dump")), nl=False)
 
 
 def _parse(verb: Verb, words: Sequence[str]) -> Command | None:
@@ -120,7 +118,7 @@ def _parse(verb: Verb, words: Sequence[str]) -> Command | None:
         return None
 
 
-def _change(verb: Verb, words: Sequence[str], **given: Any) -> None:
+def _change(verb: Verb, words: Sequence[str], how: How) -> None:
     command = _parse(verb, words)
     if command:
-        finish(send([command], given))
+        finish(send([line_of(command)], how))

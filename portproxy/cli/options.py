@@ -31,6 +31,17 @@ RULES = click.option(
 )
 STATUS = click.option("--status", metavar="ADDR:PORT", help="Serve /metrics, /healthz and /readyz there.")
 CONTROL = click.option("--control", type=_PATH, metavar="PATH", help='Path of the control socket, or "off".')
+RELAYS_FILE = click.option(
+    "-c",
+    "--config",
+    "path",
+    metavar="FILE",
+    type=click.Path(readable=False),
+    help="A file whose [server] table names the relay's control socket.",
+)
+RELAYS_CONTROL = click.option(
+    "--control", metavar="PATH", type=click.Path(readable=False), help="The relay's control socket."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 NO_SAVE = click.option(
     "--no-save", is_flag=True, help="Change the running relay alone, until it reloads or stops."

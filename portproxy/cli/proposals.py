@@ -13,34 +13,27 @@ from click.shell_completion import CompletionItem
 
 from portproxy.cli import options
 from portproxy.errors import PortproxyError, printable
-from portproxy.model import RuleType
-from portproxy.netsh.grammar import ALL, DELETE_ORDER, TAG_ORDER, Verb
-from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
+from portproxy.netsh.grammar import ALL, Verb, free_tags, types
 from portproxy.wire.control_frames import Reply, Request
 
 _PATIENCE = 1.0
 """Seconds for the relay's answer: whoever pressed the key waits."""
 
-_TAKES_NO_WORDS = (Verb.RESET, Verb.DUMP)
-_TAGS = by_name(option for option in RULE_KEYS + RULE_OPTIONS if option.name != "type")
 _FAMILIES = {"v4": "IPv4", "v6": "IPv6"}
 
 
 def words(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
     """The next word of netsh's command: its type, a tag that was not given yet, or a tag's value."""
-    verb = context.command.name
+    verb = Verb(context.command.name or "")
     given: Sequence[str] = context.params.get(parameter.name or "") or ()
-    if verb in _TAKES_NO_WORDS or (verb == Verb.SHOW and given):
-        return []
     if not given:
-        return _starting(begun, _types(with_all=verb == Verb.SHOW))
+        return _starting(begun, [(name, _meaning(name)) for name in types(verb)])
+    free = free_tags(verb, given[1:])
     tag, equals, _ = begun.partition("=")
-    order = DELETE_ORDER if verb == Verb.DELETE else TAG_ORDER
-    tags = DELETE_ORDER if verb == Verb.DELETE else tuple(_TAGS)
-    free = [name for name in tags if name not in _named(given[1:], order)]
     if equals:
-        return _starting(begun, [(f"{tag}={value}", "") for value in _values(tag) if tag in free])
-    return _starting(begun, [(f"{name}=", _TAGS[name].kind.accepts) for name in free])
+        values = free[tag].kind.words if tag in free else ()
+        return _starting(begun, [(f"{tag}={value}", "") for value in values])
+    return _starting(begun, [(f"{name}=", option.kind.accepts) for name, option in free.items()])
 
 
 def rules(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
@@ -73,25 +66,11 @@ def _asked(context: click.Context, request: Request) -> Reply | None:
     return reply if reply and reply.ok else None
 
 
-def _types(*, with_all: bool) -> list[tuple[str, str]]:
-    types = [
-        (str(name), f"listen on {_FAMILIES[name[:2]]}, connect to {_FAMILIES[name[-2:]]}")
-        for name in RuleType
-    ]
-    return [(ALL, "every type"), *types] if with_all else types
-
-
-def _named(given: Iterable[str], order: Sequence[str]) -> set[str]:
-    """The tags of the words ``given``; one without a tag takes the first of ``order`` that is free."""
-    named: set[str] = set()
-    for word in given:
-        tag, equals, _ = word.partition("=")
-        named.add(tag.lower() if equals else next((name for name in order if name not in named), ""))
-    return named
-
-
-def _values(tag: str) -> Sequence[str]:
-    return _TAGS[tag].kind.words if tag in _TAGS else ()
+def _meaning(type_name: str) -> str:
+    """What a type is, or all of them are."""
+    if type_name == ALL:
+        return "every type"
+    return f"listen on {_FAMILIES[type_name[:2]]}, connect to {_FAMILIES[type_name[-2:]]}"
 
 
 def _starting(begun: str, proposed: Iterable[tuple[str, str]]) -> list[CompletionItem[str]]:

@@ -44,7 +44,7 @@ def find(
     if status is not None:
         _status(listening, status, findings)
     _rings(listening, is_local, findings)
-    _trust([here.rule for here in listening], findings)
+    findings.warnings += trust([here.rule for here in listening])
     return findings
 
 
@@ -105,15 +105,16 @@ def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Find
         findings.refuse(here, "connectaddress", here.rule.connect.address, told)
 
 
-def _trust(rules: Sequence[Rule], findings: Findings) -> None:
-    """Warn of what a relay takes from its upstream: the difference between local clients and others."""
+def trust(rules: Sequence[Rule]) -> list[str]:
+    """A warning of what a relay takes from its upstream: the difference between local clients and others."""
     names = [rule.name for rule in rules if _makes_local(rule)]
-    if names:
-        more = f" and {len(names) - _SHOWN_EXPOSED} more" if len(names) > _SHOWN_EXPOSED else ""
-        findings.warnings.append(
-            f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local"
-            " client; where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
-        )
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN_EXPOSED} more" if len(names) > _SHOWN_EXPOSED else ""
+    return [
+        f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local"
+        " client; where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
+    ]
 
 
 def _makes_local(rule: Rule) -> bool:

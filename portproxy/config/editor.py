@@ -1,8 +1,8 @@
 """Changes of rules, written into the text of a configuration with everything else kept byte for byte.
 
-What the rules are to be is worked out on plain values; ``layout`` has the text say so, and what came out is
-read again and compared: a text that says anything else is never returned. A relay has this done in a process
-of its own, by ``store.rewritten``.
+What the rules are to be is worked out on plain values; ``toml_text`` has the text say so, and what came
+out is read again and compared: a text that says anything else is never returned. A relay has this done in a
+process of its own, by ``store.rewritten``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any
 
 import msgspec
 
-from portproxy.config import document, layout
-from portproxy.errors import PortproxyError, printable, shown
-from portproxy.model import ANY
+from portproxy.config import document, toml_text
+from portproxy.config.entries import Key, key_of, label
+from portproxy.errors import PortproxyError, shown
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
-from portproxy.options.kinds import FLAG, PORT, PREFIXES, RefusedError
+from portproxy.options.kinds import FLAG, PREFIXES, RefusedError
 
-Key = tuple[str, str, int]
-"""Of an entry, as netsh has it: type, listenaddress as written ("*" where there is none), listenport."""
 Value = str | int | float | bool | list[str]
 
 _OPTIONS = by_name(RULE_KEYS + RULE_OPTIONS)
@@ -30,6 +28,10 @@ _ORDER = {name: place for place, name in enumerate(_OPTIONS)}
 _WHERE = "the configuration file"
 _MARK = "\ufeff"
 _DISTURBED = f"{_WHERE} cannot be changed without disturbing what is around the rule; change it by hand"
+
+
+NO_SAVE = "change the running relay alone with --no-save"
+"""What can be done where the file cannot be changed."""
 
 
 class EditError(PortproxyError):
@@ -122,7 +124,7 @@ def rewrite(text: str, edits: Sequence[Edit]) -> str:
     after = {entry.number: entry.table for entry in entries if entry.number is not None}
     new = [entry.table for entry in entries if entry.number is None]
     try:
-        written = layout.change(bare, rules, after, new)
+        written = toml_text.change(bare, rules, after, new)
         # No entries at all may be left as an empty array, or as nothing.
         says = {"rule": []} | tomli.loads(written)
         if not _same(says, before | {"rule": [entry.table for entry in entries]}):
@@ -163,8 +165,8 @@ def _planned(rules: Sequence[dict[str, Any]], edits: Sequence[Edit]) -> list[_En
     entries: dict[Key | int, _Entry] = {}
     for number, rule in enumerate(rules):
         key = _key(rule)
-        if key in entries:
-            raise EditError(f"{_WHERE}: two rules are {_shown_key(key)}; leave one out")
+        if key is not None and key in entries:
+            raise EditError(f"{_WHERE}: two rules are {label(key)}; leave one out")
         entries[number if key is None else key] = _Entry(rule, number)
     for edit in edits:
         match edit:
@@ -180,18 +182,10 @@ def _planned(rules: Sequence[dict[str, Any]], edits: Sequence[Edit]) -> list[_En
 
 
 def _key(rule: Mapping[str, Any]) -> Key | None:
-    rule_type, address = rule.get("type"), rule.get("listenaddress", ANY)
-    if not isinstance(rule_type, str) or not isinstance(address, str):
-        return None
     try:
-        return rule_type.lower(), address, PORT.convert(rule.get("listenport"))
+        return key_of(rule)
     except RefusedError:
         return None
-
-
-def _shown_key(key: Key) -> str:
-    rule_type, address, port = key
-    return printable(f"{rule_type} listenaddress={address} listenport={port}")
 
 
 def _merged(old: dict[str, Any], tags: Mapping[str, Value]) -> dict[str, Any]:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from portproxy.config.editor import Clear, Edit, Key, Put, Remove, Value
+from portproxy.config.editor import NO_SAVE, Clear, Edit, Put, Remove, Value
+from portproxy.config.entries import Key, key_of, label
 from portproxy.config.rules import Origin, Place, Written
 from portproxy.config.source import Source
 from portproxy.errors import PortproxyError, printable, shown
-from portproxy.model import ANY, Endpoint, default_name
 from portproxy.netsh.grammar import Command, Verb
-from portproxy.options import RULE_KEYS, by_name
-from portproxy.options.kinds import RefusedError
+from portproxy.options.kinds import PORT, RefusedError
 
-_LISTENPORT = by_name(RULE_KEYS)["listenport"].kind
 _ORDER = (Origin.FILE, Origin.ENVIRONMENT, Origin.COMMAND_LINE, Origin.CONTROL)
 """As the next start will read them."""
 _NOT_IN_A_FILE = {Origin.COMMAND_LINE, Origin.ENVIRONMENT}
+
+
+class _RefusedError(PortproxyError):
+    """One command that cannot be carried out as things are."""
+
+    def of(self, where: str) -> PortproxyError:
+        """The same, of the command that was written ``where``."""
+        error = PortproxyError(f"{where}: {self}" if where else str(self))
+        error.exit_code = self.exit_code
+        return error
+
+
+class _BadValueError(_RefusedError):
+    """One command that could never be carried out."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +46,41 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """``source`` after the commands; ``edits`` bring the file there; ``places`` are those of the commands."""
+    """``source`` after the commands; ``edits`` bring the file there.
+
+    ``refused`` are the commands that could not be carried out, by their numbers, with the reason; ``places``
+    has the numbers of the others by the places of their rules.
+    """
 
     source: Source
     edits: tuple[Edit, ...]
+    refused: Mapping[int, PortproxyError]
     places: Mapping[Place, int]
 
 
-def apply(source: Source, commands: Sequence[Labelled], *, save: bool) -> Edited:
-    """Carry out ``commands`` (add, set, delete, reset) on ``source``, one after the other.
+def apply(source: Source, commands: Mapping[int, Labelled], *, save: bool) -> Edited:
+    """Carry out numbered ``commands`` (add, set, delete, reset) on ``source``, one after the other.
 
     ``add`` makes an entry what it says, whatever was there; ``set`` changes what it names, and adds an
     entry where there is none. With ``save`` the file is to hold what each touched entry is then. Nothing is
-    checked as a whole. Raises PortproxyError where a command cannot be carried out.
+    checked as a whole. Raises PortproxyError where a reset cannot be carried out: nothing of what comes
+    behind it would mean what it says.
     """
     table = _Table(source.rules, save)
-    for number, labelled in enumerate(commands):
-        table.carry_out(labelled, number)
+    refused = {}
+    for number, labelled in commands.items():
+        try:
+            table.carry_out(labelled, number)
+        except _RefusedError as error:
+            refused[number] = error.of(labelled.where)
     rules = sorted(table.entries.values(), key=lambda written: _ORDER.index(written.origin))
     changed = dataclasses.replace(source, rules=tuple(rules))
-    return Edited(changed, table.edits() if save else (), table.places)
+    return Edited(changed, table.edits() if save else (), refused, table.places)
+
+
+def adds(labelled: Labelled) -> bool:
+    """Whether there is a rule where the command was carried out."""
+    return labelled.command.verb in (Verb.ADD, Verb.SET)
 
 
 def settled(source: Source) -> Source:
@@ -70,12 +99,6 @@ def settled(source: Source) -> Source:
     return dataclasses.replace(source, rules=tuple(rules))
 
 
-def key_of(tags: Mapping[str, object]) -> Key:
-    """What netsh knows an entry by: type, listenaddress as written, port. Raises RefusedError."""
-    port = _LISTENPORT.convert(tags.get("listenport"))
-    return str(tags.get("type", "")).lower(), str(tags.get("listenaddress", ANY)), port
-
-
 class _Table:
     """The entries while they are being changed."""
 
@@ -90,28 +113,19 @@ class _Table:
     def carry_out(self, labelled: Labelled, number: int) -> None:
         command = labelled.command
         if command.verb is Verb.RESET:
-            for written in self.entries.values():
-                self._check_changeable(written)
-            self.entries.clear()
-            self._touched.clear()
-            self._cleared = True
+            self._reset()
             return
-        tags: dict[str, object] = {"type": command.type, **command.tags}
-        try:
-            key = key_of(tags)
-        except RefusedError as refusal:
-            where = labelled.where or command.type
-            told = str(refusal) or _LISTENPORT.accepts
-            raise PortproxyError(f"{where}: listenport = {shown(tags.get('listenport'))}: {told}") from None
+        tags: dict[str, object] = {**command.tags, "type": command.type}
+        key = self._key(tags)
         before = self.entries.get(key)
-        if before:
-            self._check_changeable(before)
+        if before and (told := self._unchangeable(before)):
+            raise _RefusedError(told)
         if command.verb is Verb.DELETE:
             self._delete(key)
         else:
             if command.verb is Verb.SET and before:
                 tags = {**before.tags(), **tags}
-            place = Place(labelled.where or _label(key))
+            place = Place(labelled.where or label(key))
             self.places[place] = number
             self.entries[key] = Written(place, tags, self._origin(before))
         self._touched[key] = None
@@ -135,6 +149,14 @@ class _Table:
             return Origin.FILE
         return before.origin if before else Origin.CONTROL
 
+    def _reset(self) -> None:
+        for written in self.entries.values():
+            if told := self._unchangeable(written):
+                raise PortproxyError(f"reset: {told}")
+        self.entries.clear()
+        self._touched.clear()
+        self._cleared = True
+
     def _delete(self, key: Key) -> None:
         if key in self.entries:
             del self.entries[key]
@@ -142,21 +164,26 @@ class _Table:
         type_, _, port = key
         others = [other[1] for other in self.entries if (other[0], other[2]) == (type_, port)]
         hint = f"; there is one with listenaddress={printable(others[0])}" if others else ""
-        raise PortproxyError(f"{_label(key)}: no such entry{hint}")
+        raise _RefusedError(f"{label(key)}: no such entry{hint}")
 
-    def _check_changeable(self, written: Written) -> None:
-        if self._save and written.origin in _NOT_IN_A_FILE:
-            raise PortproxyError(
-                f"{written.place.where()} came from {written.origin.value}, which no command can change;"
-                " change it there, or the running relay alone with --no-save"
-            )
+    def _key(self, tags: Mapping[str, object]) -> Key:
+        try:
+            return key_of(tags)
+        except RefusedError as refusal:
+            port = tags.get("listenport")
+            written = "is missing" if port is None else f"= {shown(port)}"
+            raise _BadValueError(f"listenport {written}: {str(refusal) or PORT.accepts}") from None
+
+    def _unchangeable(self, written: Written) -> str:
+        """Why a rule cannot be changed and saved; empty where it can."""
+        if not self._save or written.origin not in _NOT_IN_A_FILE:
+            return ""
+        return (
+            f"{written.place.where()} came from {written.origin.value}, where no change can be saved;"
+            f" change it there, or {NO_SAVE}"
+        )
 
 
 def _values(written: Written) -> dict[str, Value]:
     """The tags of a rule that was found sound, which has no other types."""
     return cast("dict[str, Value]", dict(written.tags()))
-
-
-def _label(key: Key) -> str:
-    type_, address, port = key
-    return printable(default_name(type_, Endpoint(address, port)))

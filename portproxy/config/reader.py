@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from portproxy.options import SERVER_OPTIONS, by_name
 from portproxy.options.kinds import RefusedError, nearest
 
 _TABLES = ("server", "defaults", "rule")
+_COMMAND = re.compile(r"""(?:[^;"']|"(?:\\.|[^"\\])*"|'[^']*'|["'])+""")
+"""Up to a semicolon that stands in no quotes; a quote without its end is for the grammar to refuse."""
 _SERVER_KEYS = by_name(SERVER_OPTIONS)
 
 
@@ -114,7 +117,7 @@ class Reader:
 def _commands(text: str) -> Iterator[str]:
     """The rules of PORTPROXY_RULES: one a line or separated by ``;``, comments and empty ones left out."""
     for line in text.split("\n"):
-        for command in line.split(";"):
+        for command in _COMMAND.findall(line):
             if command.lstrip().startswith("#"):
                 break
             if command.strip():

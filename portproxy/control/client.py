@@ -31,22 +31,27 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
     answers, or what answers is not a relay.
     """
     deadline = time.monotonic() + timeout
+    unknown = "; whether the change was made, `portproxy show all` says" if request.change.commands else ""
     try:
+        frame = encode(request)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
             sock.connect(path)
             # A relay that refuses the request hangs up before the end of it, with a reply that says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(encode(request))
+                sock.sendall(frame)
             return _receive_reply(sock, deadline)
+    except UnicodeEncodeError:
+        raise PortproxyError("an argument is not UTF-8, which no name or address is without") from None
     except TimeoutError:
-        goes_on = "; the change goes on, look at it with `portproxy show all`" if request.commands else ""
-        raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s{goes_on}") from None
+        raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s{unknown}") from None
     except BlockingIOError:
         raise PortproxyError(f"busy: too many clients wait for the relay at {path}; try again") from None
+    except PermissionError:
+        raise PortproxyError(f"the relay at {path} serves root and its own user only") from None
     except ConnectionResetError:
         raise PortproxyError(
-            f"the relay at {path} gave no answer: it serves root and its own user only"
+            f"the relay at {path} hung up without an answer; did it stop?{unknown}"
         ) from None
     except FrameError as error:
         raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None

@@ -24,7 +24,7 @@ def default_control(euid: int, environ: Mapping[str, str]) -> DefaultControl:
     elif environ.get("XDG_RUNTIME_DIR"):
         path = f"{environ['XDG_RUNTIME_DIR']}/portproxy.sock"
     else:
-        return DefaultControl()
+        return DefaultControl(None, "control is off: XDG_RUNTIME_DIR is not set; name a path with --control")
     if _usable(path):
         return DefaultControl(path)
     told = f"control is off: no socket can be made at {printable(path)}; name another place with --control"

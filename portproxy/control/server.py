@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import trio
 
 from portproxy.control import place
-from portproxy.counters import ACTIVE
 from portproxy.errors import PortproxyError, StartError, printable, shown
 from portproxy.log import Log
-from portproxy.snapshot import RuleState, Snapshot
 from portproxy.wire.control_frames import (
     REPLY_LIMIT,
     REQUEST_LIMIT,
@@ -41,18 +39,6 @@ command line needs, and times CLIENTS not much."""
 
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
-
-
-def health_reply(snapshot: Snapshot) -> Reply:
-    """Whether every rule listens, and if not, why not; how many rules listen and sessions run."""
-    listening = sum(status.state is RuleState.LISTENING for status in snapshot.rules)
-    sessions = sum(status.block[ACTIVE] for status in snapshot.rules)
-    text = snapshot.not_ready or f"{_count(listening, 'rule')} listening, {_count(sessions, 'session')}"
-    return Reply(not snapshot.not_ready, text, {"listening": listening, "sessions": sessions})
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextlib.contextmanager

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from portproxy.errors import PortproxyError
-from portproxy.explain import door, firewall, protocols, upstream
-from portproxy.explain.case import Case, Relay, client_address
-from portproxy.explain.explanation import Explanation, Outcome, Step, as_data, as_text
+from portproxy.explain import firewall, listening, protocols, upstream
+from portproxy.explain.case import Case, client_address
+from portproxy.explain.explanation import Explanation, as_data, as_text
 from portproxy.model import Rule
+from portproxy.relay.census import rule_state
+from portproxy.supervisor import Supervisor
 
-LONGEST = firewall.PATIENCE + 2 * upstream.PATIENCE
-"""Seconds that an explanation waits at most, whatever does not answer."""
-
-__all__ = ["LONGEST", "Explanation", "Outcome", "Relay", "Step", "as_data", "as_text", "explain"]
+__all__ = ["as_data", "as_text", "explain"]
 
 
-async def explain(rule: Rule, relay: Relay, source: str | None) -> Explanation:
+async def explain(rule: Rule, relay: Supervisor, source: str | None) -> Explanation:
     """Walk one connection through ``rule``, from a client at the address ``source`` where that is given.
 
     Every step is walked, in the order of a connection, those behind a failing one too. Nothing is relayed,
     accepted or counted for it; the upstream sees one connection an address, closed at once. Raises
     ConfigError where ``source`` is no address, PortproxyError where the relay does not run the rule.
     """
-    case = Case(rule, relay, client_address(source) if source else None)
-    snapshot = await relay.snapshot_by_turns()
-    status = next((status for status in snapshot.rules if status.rule.name == rule.name), None)
-    if status is None:
+    client = client_address(source) if source else None
+    shadowed = dict(relay.config.shadowed)
+    if relay.instance(rule.name) is None and rule.name not in shadowed:
         raise PortproxyError(f"rule {rule.name}: this relay does not run it")
+    state, error = rule_state(rule.name, shadowed, relay.errors, draining=relay.draining)
+    case = Case(rule, relay, client, state, error)
     steps = [
-        door.family(case),
-        door.privilege(case, status),
-        door.listener(case, status),
-        await firewall.firewall(case, status),
-        await door.admission(case),
+        listening.family(case),
+        listening.privilege(case),
+        listening.listener(case),
+        await firewall.firewall(case),
+        await listening.admission(case),
     ]
     resolved, addresses = await upstream.resolve(case)
     loop, onward = upstream.loop(case, addresses)

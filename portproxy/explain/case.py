@@ -6,52 +6,30 @@ import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Protocol
 
 from portproxy.errors import ConfigError, shown
-from portproxy.model import Config, Family, IPAddress, Rule, literal
-from portproxy.net.resolver import ResolveError, Resolver
+from portproxy.model import Family, IPAddress, Rule, literal
+from portproxy.net.resolver import ResolveError
 from portproxy.net.tcp import sockaddr
 from portproxy.relay.instance import Instance
-from portproxy.snapshot import Snapshot
+from portproxy.snapshot import RuleState
+from portproxy.supervisor import Supervisor
 
 ADVICE_ON_SHORTAGE = "raise RLIMIT_NOFILE (systemd: LimitNOFILE=), or set maxconn on the rules"
 
 
-class Relay(Protocol):
-    """What explaining needs of a running relay (``portproxy.supervisor.Supervisor``)."""
-
-    @property
-    def config(self) -> Config:
-        """What runs now."""
-
-    @property
-    def resolver(self) -> Resolver:
-        """Where its sessions get the addresses of names."""
-
-    async def snapshot_by_turns(self) -> Snapshot:
-        """What is true now; those that relay go on."""
-
-    def instance(self, name: str) -> Instance | None:
-        """The running rule of this name; None where there is none, or it is shadowed."""
-
-    def bound_address(self, rule: Rule) -> str:
-        """The literal that ``rule`` binds. Raises ResolveError."""
-
-    def serving(self, rule: Rule, address: str) -> Instance | None:
-        """The rule of this relay that takes a connection of ``rule`` to ``address``, if any does."""
-
-    def leads_back(self, rule: Rule, address: str) -> bool:
-        """Whether a connection of ``rule`` to ``address`` comes back to it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One connection: its rule, the relay, and the client's address or None."""
+    """One connection: its rule, the relay, and the client's address or None.
+
+    ``state`` and ``last_error`` are the rule's when the explanation began: see ``RuleStatus``.
+    """
 
     rule: Rule
-    relay: Relay
+    relay: Supervisor
     source: IPAddress | None
+    state: RuleState
+    last_error: str
 
     @property
     def instance(self) -> Instance | None:

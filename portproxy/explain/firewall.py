@@ -14,7 +14,7 @@ from portproxy.explain.case import Case, errno_name
 from portproxy.explain.explanation import Outcome, Step
 from portproxy.model import Family
 from portproxy.net.tcp import sockaddr
-from portproxy.snapshot import RuleState, RuleStatus
+from portproxy.snapshot import RuleState
 
 PATIENCE = 2.0
 """Seconds until the listener has to have answered. It is on this host; but an ICMP error that comes while
@@ -41,7 +41,7 @@ _ONLY_RESETS = b"".join(
 """struct sock_filter of linux/filter.h, as bpf(4) has it: a TCP socket's filter sees the TCP header on."""
 
 
-async def firewall(case: Case, status: RuleStatus) -> Step:
+async def firewall(case: Case) -> Step:
     """Whether a connection from this host gets an answer from the rule's listener.
 
     Only half a connection is made: the listener's SYN-ACK is dropped by a filter on the probing socket and
@@ -52,7 +52,7 @@ async def firewall(case: Case, status: RuleStatus) -> Step:
     have, and nft(8), which an image may lack.
     """
     running = case.instance
-    if status.state is not RuleState.LISTENING or running is None:
+    if case.state is not RuleState.LISTENING or running is None:
         return Step("firewall", Outcome.SKIPPED, "nothing listens that could answer")
     rule = case.rule
     address = rule.type.listen_family.loopback if rule.wildcard else case.bound

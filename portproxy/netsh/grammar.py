@@ -8,13 +8,13 @@ which matches words with tags and refuses one that is already present; ``netsh ?
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from portproxy.errors import PortproxyError, printable, shown
 from portproxy.model import RuleType
 from portproxy.netsh.quoting import quoted, split
-from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
+from portproxy.options import RULE_KEYS, RULE_OPTIONS, Option, by_name
 from portproxy.options.kinds import RefusedError, nearest
 
 TAG_ORDER = ("listenport", "connectaddress", "connectport", "listenaddress", "protocol")
@@ -47,8 +47,7 @@ _CONTEXT = (("netsh.exe", len("netsh")), ("interface", len("in")), ("portproxy",
 
 _FIRST = f"a rule begins with its type, one of {', '.join(RuleType)}"
 _VERB_FIRST = f"a command begins with its verb, one of {', '.join(_VERBS)}"
-_KEYS = by_name(RULE_KEYS + RULE_OPTIONS)
-_TAGS = tuple(key for key in _KEYS if key != "type")
+_TAGS = by_name(option for option in RULE_KEYS + RULE_OPTIONS if option.name != "type")
 
 
 class GrammarError(PortproxyError):
@@ -102,9 +101,9 @@ def parse_rule(text: str) -> dict[str, str]:
         del words[0]
     elif verb in _VERBS:
         raise GrammarError(f"{shown(text)}: {verb} adds no rule; {_FIRST}")
-    if not words or "=" in words[0]:
+    if not words or not words[0] or "=" in words[0]:
         raise GrammarError(f"{shown(text)}: {_FIRST}")
-    return _tags(words[0].lower(), words[1:], TAG_ORDER)
+    return _tags(Verb.ADD, words[0].lower(), words[1:])
 
 
 def parse_command(words: Sequence[str]) -> Command:
@@ -121,15 +120,35 @@ def parse_command(words: Sequence[str]) -> Command:
         raise HelpAsked(verb_of(rest[1]) if len(rest) > 1 else None)
     if rest[-1].lower() in ASKS_FOR_HELP:
         raise HelpAsked(verb)
+    if verb is Verb.SHOW:
+        return Command(verb, _shown_type(rest[1:]))
+    if types(verb):
+        return _changing(verb, rest[1:])
+    if len(rest) > 1:
+        raise GrammarError(f"{shown(rest[1])}: a word too many; {verb} takes none")
+    return Command(verb)
+
+
+def types(verb: Verb) -> tuple[str, ...]:
+    """What may stand right behind ``verb``; nothing where it takes no words."""
     match verb:
         case Verb.RESET | Verb.DUMP:
-            if len(rest) > 1:
-                raise GrammarError(f"{shown(rest[1])}: a word too many; {verb} takes none")
-            return Command(verb)
+            return ()
         case Verb.SHOW:
-            return Command(verb, _shown_type(rest[1:]))
+            return (ALL, *RuleType)
         case _:
-            return _changing(verb, rest[1:])
+            return tuple(RuleType)
+
+
+def free_tags(verb: Verb, words: Iterable[str]) -> dict[str, Option]:
+    """The tags that ``verb`` still takes where the ``words`` behind its type are given already.
+
+    Words need not follow the grammar: what is wrong with them takes no tag.
+    """
+    given: set[str] = set()
+    for word in words:
+        given.add(_split(verb, word, given)[0])
+    return {tag: option for tag, option in _TAGS.items() if tag in _takes(verb) and tag not in given}
 
 
 def without_context(words: Sequence[str]) -> list[str]:
@@ -154,7 +173,7 @@ def verb_of(word: str) -> Verb | None:
 
 
 def _shown_type(words: Sequence[str]) -> str:
-    known = (ALL, *RuleType)
+    known = types(Verb.SHOW)
     if not words:
         raise GrammarError(f"show: what to show is missing; one of {', '.join(known)}")
     if words[0].lower() not in known:
@@ -169,58 +188,74 @@ def _changing(verb: Verb, words: Sequence[str]) -> Command:
     if not words or "=" in words[0]:
         raise GrammarError(f"{verb}: the type is missing; one of {', '.join(RuleType)}")
     rule_type = words[0].lower()
-    if rule_type not in tuple(RuleType):
+    if rule_type not in types(verb):
         raise GrammarError(f"{shown(words[0])}: no such rule type; {nearest(words[0], RuleType)}")
-    deletes = verb is Verb.DELETE
-    tags = _tags(rule_type, words[1:], DELETE_ORDER if deletes else TAG_ORDER)
+    tags = _tags(verb, rule_type, words[1:])
     del tags["type"]
     for tag, value in tags.items():
-        if tag not in _KEYS:
+        if tag not in _TAGS:
             raise GrammarError(f"{_setting(tag, value)}: no such tag; {nearest(tag, _TAGS)}")
-        if deletes and tag not in DELETE_ORDER:
-            raise GrammarError(f"{_setting(tag, value)}: delete takes {', '.join(DELETE_ORDER)} only")
+        if tag not in _takes(verb):
+            raise GrammarError(f"{_setting(tag, value)}: {verb} takes {', '.join(_takes(verb))} only")
     if "listenport" not in tags:
-        raise GrammarError(f"{verb} {rule_type}: listenport is missing: {_KEYS['listenport'].kind.accepts}")
+        raise GrammarError(f"{verb} {rule_type}: listenport is missing: {_TAGS['listenport'].kind.accepts}")
     _check_protocol(tags.get("protocol", "tcp"))
     return Command(verb, rule_type, tags)
 
 
 def _check_protocol(value: str) -> None:
     """netsh's grammar has ``tcp`` as a literal."""
-    kind = _KEYS["protocol"].kind
+    kind = _TAGS["protocol"].kind
     try:
         kind.convert(value)
     except RefusedError as refusal:
         raise GrammarError(f"{_setting('protocol', value)}: {str(refusal) or kind.accepts}") from None
 
 
-def _tags(rule_type: str, words: Iterable[str], order: Sequence[str]) -> dict[str, str]:
-    """The tags of ``words`` with their values, and ``type``; a word without a tag takes it by ``order``."""
+def _tags(verb: Verb, rule_type: str, words: Iterable[str]) -> dict[str, str]:
+    """The tags of the ``words`` behind the type with their values, and ``type``."""
     tags = {"type": rule_type}
     for word in words:
-        tag, value = _tagged(word, tags, order)
+        tag, value = _split(verb, word, tags)
+        if not tag:
+            raise GrammarError(f"{shown(word)}: {_tagless(verb, word)}")
+        if not value:
+            raise GrammarError(f"{shown(tag)}: no value; leave the tag out where the default is meant")
         if tag in tags:
             raise GrammarError(f"{_setting(tag, value)}: given already as {shown(tags[tag])}; leave one out")
         tags[tag] = value
     return tags
 
 
-def _tagged(word: str, tags: Mapping[str, str], order: Sequence[str]) -> tuple[str, str]:
-    """The tag and the value of one word; ``tags`` are those before it."""
+def _split(verb: Verb, word: str, given: Container[str]) -> tuple[str, str]:
+    """The tag and the value of one word; without a tag it takes the first of netsh's that was not ``given``.
+
+    The tag is "" where there is none for it.
+    """
     tag, equals, value = word.partition("=")
-    if not equals:
-        free = next((name for name in order if name not in tags), None)
-        if free is None:
-            others = (
-                "further options are written as tag=value" if order is TAG_ORDER else "delete takes no more"
-            )
-            raise GrammarError(f"{shown(word)}: a word too many; {others}")
-        tag, value = free, word
-    if not tag:
-        raise GrammarError(f"{shown(word)}: no tag before the =; a tag is written as tag=value")
-    if not value:
-        raise GrammarError(f"{shown(tag)}: no value; leave the tag out where the default is meant")
-    return tag.lower(), value
+    if equals:
+        return tag.lower(), value
+    return next((tag for tag in TAG_ORDER if tag in _takes(verb) and tag not in given), ""), word
+
+
+def _tagless(verb: Verb, word: str) -> str:
+    """What is wrong with a word that has no tag."""
+    if "=" in word:
+        return "no tag before the =; a tag is written as tag=value"
+    if verb is Verb.DELETE:
+        return "a word too many; delete takes no more"
+    return "a word too many; further options are written as tag=value"
+
+
+def _takes(verb: Verb) -> Collection[str]:
+    """The tags that may stand behind ``verb``."""
+    match verb:
+        case Verb.ADD | Verb.SET:
+            return _TAGS
+        case Verb.DELETE:
+            return DELETE_ORDER
+        case _:
+            return ()
 
 
 def _setting(tag: str, value: str) -> str:

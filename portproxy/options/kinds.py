@@ -5,6 +5,7 @@ A tag's value is always text, so every kind reads text as well as TOML's own typ
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
@@ -176,10 +177,11 @@ def _port(value: object) -> int:
             raise RefusedError("0 is any port, which no client could know; " + PORT.accepts) from None
         if not isinstance(value, str) or value.isdigit() or not _SERVICE.fullmatch(value):
             raise
-    try:
-        return socket.getservbyname(value, "tcp")
-    except OSError:
-        raise RefusedError("no TCP service of this name is known here; " + PORT.accepts) from None
+    # Windows does not mind the case of a service's name, services(5) does.
+    for name in (value, value.lower()):
+        with contextlib.suppress(OSError):
+            return socket.getservbyname(name, "tcp")
+    raise RefusedError("no TCP service of this name is known here; " + PORT.accepts)
 
 
 def _name(value: object) -> str:

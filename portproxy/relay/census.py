@@ -48,15 +48,25 @@ def rule_statuses(
         retired.setdefault(instance.rule.name, []).append(instance)
     for rule in config.rules:
         instances = retired.pop(rule.name, [])
-        if rule.name in shadowed:
-            why = f"rule {shadowed[rule.name]} holds the same endpoint"
-            yield RuleStatus(rule, RuleState.SHADOWED, why, _counted(instances))
-        else:
-            error = errors.get(rule.name, "")
-            state = RuleState.DRAINING if draining else RuleState.FAILED if error else RuleState.LISTENING
-            yield RuleStatus(rule, state, error, _counted([running[rule.name], *instances]))
+        if rule.name not in shadowed:
+            instances.insert(0, running[rule.name])
+        state, error = rule_state(rule.name, shadowed, errors, draining=draining)
+        yield RuleStatus(rule, state, error, _counted(instances))
     for instances in retired.values():
         yield RuleStatus(instances[0].rule, RuleState.DRAINING, "", _counted(instances))
+
+
+def rule_state(
+    name: str, shadowed: Mapping[str, str], errors: Mapping[str, str], *, draining: bool
+) -> tuple[RuleState, str]:
+    """Where a rule of the configuration stands, and its last error: see ``RuleStatus``.
+
+    ``shadowed`` names the rule that each shadowed one gives way to; ``errors`` and ``draining`` are as above.
+    """
+    if name in shadowed:
+        return RuleState.SHADOWED, f"rule {shadowed[name]} holds the same endpoint"
+    error = errors.get(name, "")
+    return RuleState.DRAINING if draining else RuleState.FAILED if error else RuleState.LISTENING, error
 
 
 def _counted(instances: Sequence[Instance]) -> list[int]:

@@ -100,9 +100,10 @@ class Instance:
         self.sessions.add(session)
         self.engine.guard(session.dial, session)
 
-    def judge(self, address: str) -> Refused | None:
-        """Why a connection from ``address`` would be refused now; None: it would enter."""
-        return self._admission.judge(address, self.block[counters.ACTIVE])
+    @property
+    def admission(self) -> Admission:
+        """Its door, to ask who would enter now."""
+        return self._admission
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ REQUEST_LIMIT = 4 << 20
 REPLY_LIMIT = 32 << 20
 """Bytes of JSON a reply may have: 10,000 rules with 3 kB each, every counter and name at its longest."""
 COMMANDS_LIMIT = 1 << 14
-"""Commands in a request. Decoded, one takes up to 250 bytes where a frame has ten: ``{"a":"bb"},``."""
+"""Commands in a request. Decoded, one takes 30 times the bytes that it has at least in a frame."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -27,12 +27,34 @@ class FrameError(Exception):
     """What came is not a frame, or not the message expected in one."""
 
 
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One of netsh's commands that change rules; ``where`` it was written, for error lines."""
+
+    verb: Literal["add", "set", "delete", "reset"]
+    type: str = ""
+    tags: dict[str, str] = {}
+    where: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Commands to carry out as one change, and how.
+
+    ``save`` writes it to the file, ``dry_run`` only says what it would do, ``partly`` leaves out commands
+    that cannot be carried out, where else none is.
+    """
+
+    commands: tuple[Line, ...] = ()
+    save: bool = True
+    dry_run: bool = False
+    partly: bool = False
+
+
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is asked, with its arguments; ``commands`` are netsh's, as tags, for a change of rules."""
+    """What is asked, with its arguments, or with the change that is to be made."""
 
     command: str
     args: dict[str, str] = {}
-    commands: tuple[dict[str, str], ...] = ()
+    change: Change = Change()
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,10 +117,12 @@ def encode(message: Request | Reply) -> bytes:
 
 def request_untrusted(payload: bytes) -> Request:
     """The request a frame carries; FrameError where it is none, or has more than COMMANDS_LIMIT commands."""
-    # Before any is built: each has a brace, and one is the request's and one that of its arguments.
-    if payload.count(b"{") > COMMANDS_LIMIT + 2:
-        raise FrameError(f"not a request: more than {COMMANDS_LIMIT} commands")
-    return _decode_untrusted(payload, Request)
+    # Before any is built: each has two braces at most, its own and that of its tags; three are around them.
+    if payload.count(b"{") <= 2 * COMMANDS_LIMIT + 3:
+        request = _decode_untrusted(payload, Request)
+        if len(request.change.commands) <= COMMANDS_LIMIT:
+            return request
+    raise FrameError(f"not a request: more than {COMMANDS_LIMIT} commands")
 
 
 def reply_untrusted(payload: bytes) -> Reply:

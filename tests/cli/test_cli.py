@@ -300,7 +300,7 @@ def test_a_reload_without_rules_changes_nothing(portproxy: Shell) -> None:
         assert process.stderr is not None
         file.write_text("")
         process.send_signal(signal.SIGHUP)
-        told = "no rules are left; to delete all of them, use `portproxy reset`"
+        told = "no rules are left; if that is meant, `portproxy reset --no-save` deletes them first"
         assert f'not reloaded problem="{told}"' in process.stderr.readline()
         assert portproxy("health") == (0, "1 rule listening, 0 sessions\n", [])
 

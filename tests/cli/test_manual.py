@@ -127,12 +127,21 @@ def test_what_else_is_listed(shown: str, heading: str, rows: tuple[tuple[str, st
 
 
 def test_strange_text_is_printed_as_it_is() -> None:
-    head = '.TH X 1 "" "x" "x"\n.SH Y\n'
-    for line in STRANGE:
-        assert line in rendered(f"{head}{roff.verbatim(line)}\n")
-        assert line.replace("`", "") in rendered(f"{head}{roff.prose(line)}\n")
-        assert line.replace("`", "") in rendered(f"{head}{roff.item(roff.bold('x'), line)}\n")
-        assert line in rendered(f"{head}{roff.bold(line)}, {roff.italic(line)}\n")
+    plain = [line.replace("`", "") for line in STRANGE]
+    written = {
+        "VERBATIM": (map(roff.verbatim, STRANGE), STRANGE),
+        "PROSE": (map(roff.prose, STRANGE), plain),
+        "ITEMS": (roff.table(("x", line) for line in STRANGE), [f"x {line}" for line in plain]),
+        "FONTS": (
+            [f"{roff.bold(line)}, {roff.italic(line)}" for line in STRANGE],
+            [f"{line}, {line}" for line in STRANGE],
+        ),
+    }
+    source = "".join(f".SH {heading}\n{roff.apart(blocks)}\n" for heading, (blocks, _) in written.items())
+    shown = sections(rendered(f'.TH X 1 "" "x" "x"\n{source}'))
+    assert {heading: shown[heading] for heading in written} == {
+        heading: " ".join(lines) for heading, (_, lines) in written.items()
+    }
 
 
 def test_hyphens_are_those_that_are_typed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,10 +130,9 @@ def test_importing_what_windows_printed(relay: Shell, file: Path) -> None:
     windows = file.with_name("windows.txt")
     windows.write_bytes(b"\xff\xfe" + shown.encode("utf-16-le"))
     code, said, skipped = relay("import", str(windows))
-    assert code == 0
-    assert said.splitlines()[0] == "2 taken, 1 skipped"
+    assert (code, said.splitlines()[0]) == (1, "2 taken, 1 skipped")
     assert skipped == [
-        'skipped: line 7: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it'
+        'line 7: skipped: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it'
     ]
     assert len(relay("show", "all")[1].splitlines()) == 8
     assert relay("import", os.devnull) == (
@@ -145,6 +145,46 @@ def test_importing_what_windows_printed(relay: Shell, file: Path) -> None:
         "",
         ["portproxy: nosuch: cannot be read: No such file or directory"],
     )
+
+
+def test_import_takes_what_it_can_and_says_what_not(relay: Shell, file: Path) -> None:
+    port = free_port()
+    script = file.with_name("script.txt")
+    script.write_text(
+        "interface portproxy add v4tov4 81 198.51.100.1 protocol=udp\n"
+        f"interface portproxy add v4tov4 {port} 198.51.100.1\n"
+        "interface portproxy add v4tov4 nosuchservice 198.51.100.1\n"
+        "interface portproxy delete v4tov4 9\n"
+        "interface portproxy add v4tov4 82 ::1\n"
+    )
+    code, said, skipped = relay("import", str(script))
+    assert (code, said.splitlines()[0]) == (1, "1 taken, 4 skipped")
+    assert [line.partition(";")[0].partition(": UDP")[0] for line in skipped] == [
+        'line 1: skipped: protocol = "udp"',
+        'line 3: skipped: listenport = "nosuchservice": no TCP service of this name is known here',
+        "line 4: skipped: v4tov4/*:9: no such entry",
+        'line 5: skipped: connectaddress = "::1": v4tov4 connects to IPv4',
+    ]
+
+
+def test_a_dump_of_which_nothing_can_be_taken_deletes_nothing(relay: Shell, file: Path) -> None:
+    port = free_port()
+    relay("add", "v4tov4", str(port), "198.51.100.1")
+    dump = file.with_name("dump.txt")
+    dump.write_text("pushd interface portproxy\nreset\nadd v4tov4 listenport=82 connectaddress=::1\npopd\n")
+    code, said, errors = relay("import", str(dump))
+    assert (code, said) == (2, "")
+    assert errors[0].startswith('portproxy: line 3: connectaddress = "::1": v4tov4 connects to IPv4')
+    assert str(port) in relay("show", "all")[1]
+
+
+def test_arguments_that_are_no_text(relay: Shell) -> None:
+    for words in (["add", "v4tov4", "80"], ["explain"], ["kill"], ["sessions"]):
+        done = subprocess.run(
+            [PORTPROXY, *words, b"\xff"], env=relay.environ, capture_output=True, check=False
+        )
+        assert done.stderr == b"portproxy: an argument is not UTF-8, which no name or address is without\n"
+        assert done.returncode == 1
 
 
 def test_a_dry_run_changes_nothing(relay: Shell, file: Path) -> None:
@@ -164,24 +204,54 @@ def test_a_dry_run_changes_nothing(relay: Shell, file: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["add"], "add: the type is missing; one of v4tov4, v4tov6, v6tov4, v6tov6"),
-        (["add", "v4tov5", "80"], '"v4tov5": no such rule type; did you mean v4tov6?'),
-        (["add", "v4tov4", "80", "maxcon=1"], 'maxcon = "1": no such tag; did you mean maxconn?'),
-        (["delete", "v4tov4", "1"], "v4tov4/*:1: no such entry"),
-        (["show"], "show: what to show is missing; one of all, v4tov4, v4tov6, v6tov4, v6tov6"),
-        (["d"], "No such command 'd'. Try 'portproxy --help'."),
-        (["sessions", "nosuch"], '"nosuch": there is no such rule; `portproxy status` lists them'),
-        (["kill", "7"], '"7": there is no such session; `portproxy sessions` lists them'),
-        (["explain", "nosuch"], '"nosuch": there is no such rule; `portproxy status` lists them'),
-        (
-            ["add", "v4tov4", "80", "::1"],
-            'v4tov4/*:80: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it',
-        ),
+        ("add", "add: the type is missing; one of v4tov4, v4tov6, v6tov4, v6tov6"),
+        ("add v4tov5 80", '"v4tov5": no such rule type; did you mean v4tov6?'),
+        ("add v4tov4 80 maxcon=1", 'maxcon = "1": no such tag; did you mean maxconn?'),
+        ("show", "show: what to show is missing; one of all, v4tov4, v4tov6, v6tov4, v6tov6"),
+        ("d", '"d": short for delete and for dump; write more of it'),
+        ("x", "No such command 'x'. Try 'portproxy --help'."),
     ],
 )
-def test_mistakes(relay: Shell, words: list[str], problem: str) -> None:
-    code, said, errors = relay(*words)
-    assert (code in (1, 2), said, errors) == (True, "", [f"portproxy: {problem}"])
+def test_mistakes_that_need_no_relay_to_be_seen(portproxy: Shell, words: str, problem: str) -> None:
+    assert portproxy(*words.split()) == (2, "", [f"portproxy: {problem}"])
+
+
+def test_mistakes_that_the_relay_sees(relay: Shell) -> None:
+    wrong_family = 'connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it'
+    for words, code, problem in (
+        ("delete v4tov4 1", 1, "v4tov4/*:1: no such entry"),
+        ("sessions nosuch", 1, '"nosuch": there is no such rule; `portproxy status` lists them'),
+        ("kill 7", 1, '"7": there is no such session; `portproxy sessions` lists them'),
+        ("explain nosuch", 1, '"nosuch": there is no such rule; `portproxy status` lists them'),
+        ("add v4tov4 80 ::1", 2, f"v4tov4/*:80: {wrong_family}"),
+    ):
+        assert relay(*words.split()) == (code, "", [f"portproxy: {problem}"]), words
+
+
+@pytest.mark.parametrize(
+    "words", ["add v4tov4 80", "import /dev/stdin", "show all", "status", "sessions", "kill 1", "explain x"]
+)
+def test_a_relay_that_says_something_else(portproxy: Shell, words: str) -> None:
+    """Another version, or no relay at all: a line, and nothing that a terminal obeys."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(portproxy.control))
+        listener.listen()
+        answer = b'{"ok":true,"text":"\\u001b[2J"}'
+        code = (
+            "import socket, sys; listener = socket.socket(fileno=int(sys.argv[1]))\n"
+            f"while True: listener.accept()[0].sendall(len({answer!r}).to_bytes(4, 'big') + {answer!r})"
+        )
+        fake = subprocess.Popen(
+            [sys.executable, "-c", code, str(listener.fileno())], pass_fds=[listener.fileno()]
+        )
+    try:
+        typed = f"echo add v4tov4 80 | {PORTPROXY} {words}"
+        _, said, errors = portproxy.run(["bash", "-c", typed])
+        assert "\x1b" not in said + "".join(errors)
+        assert said or errors
+    finally:
+        fake.kill()
+        fake.wait()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +278,7 @@ def test_a_rule_that_cannot_listen_is_told_and_kept(relay: Shell) -> None:
     assert errors[0].startswith(
         f"v4tov4/*:{port} does not listen: cannot listen on 0.0.0.0:{port}: the port is in use by "
     )
-    assert errors[0].endswith("; it is tried again")
+    assert errors[0].endswith("; it is tried again, and while it is so a relay cannot start with this rule")
 
 
 def test_without_a_relay(portproxy: Shell) -> None:
@@ -281,7 +351,7 @@ def test_reload(relay: Shell, file: Path) -> None:
     assert relay("reload") == (
         2,
         "",
-        ["portproxy: no rules are left; to delete all of them, use `portproxy reset`"],
+        ["portproxy: no rules are left; if that is meant, `portproxy reset --no-save` deletes them first"],
     )
     file.write_text(text + '[[rule]]\ntype = "v4tov4"\nlistenport = 1\nconnectaddress = "198.51.100.1"\n')
     file.write_text(
@@ -292,3 +362,8 @@ def test_reload(relay: Shell, file: Path) -> None:
         "no rule that listens changes\n",
         ["warning: [server] log: takes effect at the next start only"],
     )
+    file.write_text(text)
+    assert relay("reset", "--no-save") == (0, f"stop    v4tov4/*:{port}\n", [])
+    assert relay("reload") == (0, "no rule that listens changes\n", [])
+    relay("add", "v4tov4", str(port), "198.51.100.1", "--no-save")
+    assert relay("reload") == (0, f"stop    v4tov4/*:{port}\n", [])

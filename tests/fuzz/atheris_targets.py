@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from portproxy import config
 from portproxy.config.editor import Clear, Edit, Put, Remove
-from portproxy.wire.control_frames import Reply, Request, encode
+from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
 from tests.fuzz.test_config import made_or_refused
 from tests.fuzz.test_editor import changed_or_refused
@@ -59,7 +59,9 @@ def _edit(line: str) -> Edit:
 
 
 _RULE = '[[rule]] # first\ntype = "v4tov4"\nlistenport = 80 # web\nallow = ["10.0.0.0/8"]\n'
-_REQUEST = Request("import", {"save": "no"}, ({"type": "v6tov4", "listenport": "80", "name": "B\u00fcro"},))
+_REQUEST = Request(
+    "change", {"": ""}, Change((Line("add", "v6tov4", {"name": "B\u00fcro"}, "line 1"),), False)
+)
 _REPLY = Reply(False, 'a "quoted"\nline \0', {"listening": 2**63 - 1, "list": [None, 1.5, {"": True}]})
 _COMMANDS = (
     "netsh\ninterface\nportproxy\nadd\nv4tov4\nlistenport=80\nconnectaddress=a.example\nprotocol=tcp",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from portproxy.netsh import importer
-from portproxy.netsh.grammar import GrammarError, HelpAsked, parse_command, parse_rule, split_line
+from portproxy.netsh.grammar import GrammarError, HelpAsked, Verb, parse_command, parse_rule, split_line
 from portproxy.wire.control_frames import Decoder, FrameError, encode, reply_untrusted, request_untrusted
 
 FRAME_LIMIT = 300
@@ -65,7 +65,7 @@ def command(words: Sequence[str]) -> None:
     except GrammarError as error:
         one_line(error.lines)
     except HelpAsked:
-        pass
+        assert any(word.endswith("?") or word.lower().startswith("h") for word in words)
     else:
         assert parse_command(split_line(str(made))) == made
 
@@ -74,18 +74,21 @@ def imported(data: bytes) -> None:
     """Every file is read; what it held are commands, and lines that are fit to be shown."""
     found = importer.read(data)
     lines = [number for number, _ in found.commands]
-    assert lines == sorted(set(lines))
+    assert lines == sorted(set(lines)), "a line taken twice"
     assert bool(found.commands) <= bool(found.kind)
     for number, made in found.commands:
         assert number >= 1
+        assert made.verb not in (Verb.SHOW, Verb.DUMP)
         assert parse_command(split_line(str(made))) == made
     for skipped in found.skipped:
+        assert skipped.line not in lines
         assert skipped.text.isprintable()
         one_line([skipped.why])
 
 
 def one_line(lines: Sequence[str]) -> None:
-    """An error for people is one line that a terminal can show."""
+    """An error for people is one line that a terminal can show, and a person can read."""
     (line,) = lines
     assert line
     assert line.isprintable()
+    assert len(line) < 2000

@@ -5,13 +5,9 @@ from __future__ import annotations
 import ipaddress
 from random import Random
 
-from hypothesis import strategies as st
-
 from portproxy.model import Acl, DataPlaneChoice, Endpoint, Family, IPNetwork, Limits, Rule, RuleType
 from portproxy.options import RULE_OPTIONS
 from portproxy.options.kinds import YEAR
-
-seeds = st.integers(0, 2**64 - 1).map(Random)
 
 LETTERS = " ab1\"'\\#=;&%^`$?*\u00e9\u4fa6\U0001f389"
 HOSTS = ["a.example", "db", "a_b.example.", "help", "reset", "ipv4.ipv6"]

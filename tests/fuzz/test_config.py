@@ -1,32 +1,19 @@
-"""Configurations that nobody would write: each is a Config or a ConfigError with printable lines.
-
-5,000 examples a target, always the same; PORTPROXY_FUZZ_EXAMPLES sets another number, of random ones.
-Documents and rules are put together by a seeded generator: hypothesis takes ten times as long for them.
-"""
+"""Configurations that nobody would write: each is a Config or a ConfigError with printable lines."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import date, datetime, time
 from random import Random
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from portproxy import config
 from portproxy.errors import ConfigError
 from portproxy.model import Config, RuleType
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS
-
-fuzz = settings(
-    max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "5000")),
-    deadline=None,
-    database=None,
-    derandomize="PORTPROXY_FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-)
-seeds = st.integers(0, 2**64 - 1).map(Random)
+from tests.fuzz.examples import fuzz, seeds
 
 
 def made_or_refused(make: Callable[[], Config]) -> Config | None:
@@ -134,7 +121,7 @@ def fragments(random: Random) -> str:
     return "".join(random.choices(FRAGMENTS, k=random.randrange(25)))
 
 
-@fuzz
+@fuzz()
 @example("a = " + "[" * 500)
 @example("a = " + "9" * 5000)
 @example(f"[[rule]]\nlistenport = 0x{'f' * 5000}")
@@ -213,7 +200,7 @@ def document(random: Random) -> str:
     return "\n".join(lines)
 
 
-@fuzz
+@fuzz()
 @given(seeds.map(document))
 def test_tables_of_every_type(text: str) -> None:
     made_or_refused(lambda: config.parse(text, "portproxy.toml"))
@@ -241,7 +228,8 @@ def rules(random: Random) -> list[str]:
     return [mutated(random) for _ in range(random.randrange(1, 4))]
 
 
-@fuzz
+@fuzz()
+@example(["''", "'' 80"])
 @example(["v6tov4 80 name=x", "v6tov4 listenaddress=:: 80 name=x"])
 @given(seeds.map(rules) | st.lists(st.text(max_size=20), min_size=1, max_size=2))
 def test_rules_in_netsh_s_words(rules: list[str]) -> None:

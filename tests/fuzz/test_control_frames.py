@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from portproxy.wire.control_frames import Reply, Request, encode
+from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
-
-long = settings(max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "5000")))
+from tests.fuzz.examples import fuzz
 
 FRAMES = [
     encode(Request("health")),
     encode(Request("add", {"type": "v6tov4", "listenport": "80", "name": "B\u00fcro \U0001f389"})),
-    encode(Request("import", {"save": "no"}, ({"type": "v6tov4", "listenport": "80"}, {}))),
+    encode(
+        Request("change", change=Change((Line("add", "v6tov4", {"listenport": "80"}), Line("reset")), False))
+    ),
     encode(Reply(True, "")),
     encode(Reply(True, "", {"rules": [{"name": "web", "rates": None, "up": 1.5}, [[]], True]})),
     encode(Reply(False, 'a "quoted"\nline \x00', {"listening": 2**63 - 1, "sessions": -1, "": "x" * 99})),
@@ -49,13 +49,13 @@ def chunked(draw: st.DrawFn, streams: st.SearchStrategy[bytes]) -> list[bytes]:
     return chunks
 
 
-@long
+@fuzz()
 @given(chunks=chunked(st.binary(max_size=600) | mutated()))
 def test_anything_is_frames_or_a_frame_error_however_it_is_cut(chunks: list[bytes]) -> None:
     checks.frames(chunks)
 
 
-@long
+@fuzz()
 @given(payload=st.binary(max_size=400))
 def test_any_payload_is_a_message_or_a_frame_error(payload: bytes) -> None:
     checks.message(payload)

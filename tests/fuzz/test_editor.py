@@ -1,28 +1,16 @@
-"""Changes to documents that nobody would write: a text that says what was asked for, or an EditError.
-
-Documents are mutated by a seeded generator: hypothesis takes ten times as long for them.
-"""
+"""Changes to documents that nobody would write: a text that says what was asked for, or an EditError."""
 
 from __future__ import annotations
 
-import os
 from random import Random
 from typing import Any
 
 import tomli
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from portproxy.config.editor import Clear, Edit, EditError, Put, Remove, Value, rewrite
-
-fuzz = settings(
-    max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "2000")),
-    deadline=None,
-    database=None,
-    derandomize="PORTPROXY_FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-)
-seeds = st.integers(0, 2**64 - 1).map(Random)
+from tests.fuzz.examples import fuzz, seeds
 
 PARTS = (
     *("[[rule]]\n", '[["rule"]] # c\n', "[server]\n", "[rule.x]\n", "[[rule.x]]\n", "[a.b]\n", "rule = [\n"),
@@ -114,13 +102,13 @@ def changed_or_refused(text: str, edits: list[Edit]) -> dict[str, Any] | None:
     return None if line else tomli.loads(written.removeprefix("\ufeff"))
 
 
-@fuzz
+@fuzz(2000)
 @given(seeds)
 def test_a_text_is_changed_or_refused(random: Random) -> None:
     changed_or_refused(text_from(random), [edit_from(random) for _ in range(random.randrange(4))])
 
 
-@fuzz
+@fuzz(2000)
 @given(st.text(), st.text())
 def test_any_text_at_all_is_changed_or_refused(text: str, name: str) -> None:
     put = Put(("v4tov4", "*", 80), {"type": "v4tov4", "listenport": 80, "name": name})

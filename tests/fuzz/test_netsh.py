@@ -1,46 +1,26 @@
-"""netsh's words as nobody would write them: a command, or one line that says what is wrong.
-
-5,000 examples a target, always the same; PORTPROXY_FUZZ_EXAMPLES sets another number, of random ones.
-Everything is put together by a seeded generator: hypothesis takes ten times as long for it.
-"""
+"""netsh's words as nobody would write them: a command, or one line that says what is wrong."""
 
 from __future__ import annotations
 
-import os
 from random import Random
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from portproxy import config
-from portproxy.errors import PortproxyError
 from portproxy.model import RuleType
 from portproxy.netsh import importer
-from portproxy.netsh.grammar import (
-    Command,
-    GrammarError,
-    HelpAsked,
-    Verb,
-    parse_command,
-    parse_rule,
-    split_line,
-)
+from portproxy.netsh.grammar import Command, Verb
 from portproxy.netsh.render import dump, show
 from portproxy.options import option_tags
-from tests.fuzz.random_rules import ALWAYS, rule, seeds, table
-
-fuzz = settings(
-    max_examples=int(os.environ.get("PORTPROXY_FUZZ_EXAMPLES", "5000")),
-    deadline=None,
-    database=None,
-    derandomize="PORTPROXY_FUZZ_EXAMPLES" not in os.environ,
-    suppress_health_check=list(HealthCheck),
-)
+from tests.fuzz import checks
+from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.random_rules import ALWAYS, rule, table
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]
 
 
-@fuzz
+@fuzz()
 @given(seeds)
 def test_a_dump_rebuilds_the_table(random: Random) -> None:
     rules, always = table(random), random.sample(ALWAYS, k=random.choice([0, 3, len(ALWAYS)]))
@@ -62,7 +42,7 @@ def test_every_option_is_drawn() -> None:
     assert drawn == {*ALWAYS}
 
 
-@fuzz
+@fuzz()
 @given(seeds)
 def test_a_shown_table_is_read_back(random: Random) -> None:
     rules = table(random)
@@ -111,26 +91,10 @@ def words(random: Random) -> list[str]:
     return some if random.random() < 0.5 else [random.choice([*Verb]), random.choice([*RuleType]), *some]
 
 
-def said(error: PortproxyError) -> str:
-    """What a refusal says, which fits on a line."""
-    (line,) = error.lines
-    assert line
-    assert line.isprintable()
-    assert len(line) < 2000
-    return line
-
-
-@fuzz
+@fuzz()
 @given(seeds.map(words) | st.lists(st.text(max_size=9), max_size=5))
 def test_words_are_a_command_or_a_grammar_error(words: list[str]) -> None:
-    try:
-        command = parse_command(words)
-    except GrammarError as error:
-        said(error)
-    except HelpAsked:
-        assert any(word.endswith("?") or word.lower().startswith("h") for word in words)
-    else:
-        assert parse_command(split_line(str(command))) == command
+    checks.command(words)
 
 
 PIECES = [" ", "=", "'", '"', "\\", "\r", "\n", "\t", "\f", "\x00", "\ufeff", "`", " ^\n", ">", "&", *WORDS]
@@ -140,15 +104,11 @@ def line(random: Random) -> str:
     return "".join(random.choices(PIECES, k=random.randrange(12)))
 
 
-@fuzz
+@fuzz()
 @example("v6tov4 '\n=1' '\n=2'")
 @given(seeds.map(line) | st.text(max_size=30))
 def test_a_line_is_tags_or_a_grammar_error(text: str) -> None:
-    for parse in (parse_rule, split_line):
-        try:
-            parse(text)
-        except GrammarError as error:
-            said(error)
+    checks.rule(text)
 
 
 HEADINGS = [
@@ -197,19 +157,7 @@ def file(random: Random) -> bytes:
     return bytes(data)
 
 
-@fuzz
+@fuzz()
 @given(seeds.map(file) | st.binary(max_size=60))
 def test_bytes_are_commands_and_lines_skipped_with_a_reason(data: bytes) -> None:
-    read = importer.read(data)
-    places = [number for number, _ in read.commands]
-    assert places == sorted(set(places)), "a line taken twice"
-    for skipped in read.skipped:
-        assert skipped.line not in places
-        assert skipped.text.isprintable()
-        assert skipped.why.isprintable()
-        assert skipped.why
-    assert bool(read.kind) >= bool(read.commands)
-    for _, command in read.commands:
-        assert command.verb not in (Verb.SHOW, Verb.DUMP)
-        parsed = parse_command(split_line(str(command)))
-        assert parsed == command
+    checks.imported(data)

@@ -15,7 +15,7 @@ import trio
 from portproxy import config
 from portproxy.control.client import ask
 from portproxy.errors import PortproxyError
-from portproxy.wire.control_frames import Reply, Request
+from portproxy.wire.control_frames import Change, Line, Reply, Request
 from tests.relay.rig import (
     beside,
     dial,
@@ -35,17 +35,19 @@ def control(tmp_path: Path) -> str:
     return str(tmp_path / "control.sock")
 
 
-async def carried_out(control: str, *commands: dict[str, str], **args: str) -> Reply:
-    request = Request("change", args, commands)
-    return await trio.to_thread.run_sync(ask, control, request, 60.0)
+async def carried_out(
+    control: str, *commands: Line, save: bool = True, dry_run: bool = False, partly: bool = False
+) -> Reply:
+    change = Change(commands, save, dry_run, partly)
+    return await trio.to_thread.run_sync(ask, control, Request("change", change=change), 60.0)
 
 
-def adding(port: int, **tags: str) -> dict[str, str]:
-    return {"verb": "add", "type": "v4tov4", "listenport": str(port), "connectaddress": FAR, **tags}
+def adding(port: int, **tags: str) -> Line:
+    return Line("add", "v4tov4", {"listenport": str(port), "connectaddress": FAR, **tags})
 
 
-def deleting(port: int) -> dict[str, str]:
-    return {"verb": "delete", "type": "v4tov4", "listenport": str(port)}
+def deleting(port: int) -> Line:
+    return Line("delete", "v4tov4", {"listenport": str(port)})
 
 
 def ports(text: str) -> list[int]:
@@ -84,7 +86,7 @@ async def test_sessions_live_through_changes(path: Path, control: str) -> None:
                 assert (await carried_out(control, adding(free_port()))).ok
                 tags = {"listenport": str(rule.listen.port), "listenaddress": rule.listen.address}
                 moved = await carried_out(
-                    control, {"verb": "set", "type": rule.type, "connectport": str(port_of(second)), **tags}
+                    control, Line("set", rule.type, {"connectport": str(port_of(second)), **tags})
                 )
                 assert moved.text == f"change  rule: connect {rule.connect} -> 127.0.0.1:{port_of(second)}"
                 await round_trip(client)
@@ -97,7 +99,7 @@ async def test_sessions_live_through_changes(path: Path, control: str) -> None:
                         str(rule.connect),
                         f"127.0.0.1:{port_of(second)}",
                     ]
-                assert (await carried_out(control, {"verb": "delete", "type": rule.type, **tags})).ok
+                assert (await carried_out(control, Line("delete", rule.type, tags))).ok
                 await round_trip(client)
                 assert (await told(control, "kill", session=listed[0]["id"])).ok
                 assert await was_reset(client)
@@ -145,7 +147,7 @@ async def test_a_file_that_was_changed_by_hand_is_not_overwritten(path: Path, co
 async def test_what_is_not_saved_lasts_until_the_next_reload(path: Path, control: str) -> None:
     saved, unsaved = free_port(), free_port()
     async with serving(path, SERVER, arguments=["--control", control]) as served:
-        assert (await carried_out(control, adding(unsaved), save="no")).ok
+        assert (await carried_out(control, adding(unsaved), save=False)).ok
         assert held(path) == SERVER
         assert (await carried_out(control, adding(saved))).ok
         assert ports(held(path)) == [saved]
@@ -164,7 +166,7 @@ async def test_a_change_that_is_wrong_changes_nothing(path: Path, control: str) 
         assert refused.text.startswith(f'v4tov4/*:{bad}: connectaddress = "::1": v4tov4 connects to IPv4')
         assert held(path) == SERVER
         assert (await told(control, "status")).data["rules"] == []
-        partly = await carried_out(control, adding(good), adding(bad, connectaddress="::1"), partly="yes")
+        partly = await carried_out(control, adding(good), adding(bad, connectaddress="::1"), partly=True)
         assert list(partly.data["refused"]) == ["1"]
         assert ports(held(path)) == [good]
 
@@ -181,7 +183,7 @@ async def test_a_file_that_cannot_be_replaced(path: Path, control: str) -> None:
         assert (await told(control, "status")).data["rules"] == []
         assert held(path) == SERVER
         assert set(os.listdir(path.parent)) == {path.name, "control.sock"}
-        assert (await carried_out(control, adding(port), save="no")).ok
+        assert (await carried_out(control, adding(port), save=False)).ok
 
 
 async def test_killed_while_it_writes_the_file_is_whole(path: Path, control: str) -> None:
@@ -209,7 +211,7 @@ async def _being_written(path: Path, text: str) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def _ask_anyway(control: str, command: dict[str, str]) -> None:
+async def _ask_anyway(control: str, command: Line) -> None:
     with contextlib.suppress(PortproxyError):
         await carried_out(control, command)
 

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from string import ascii_lowercase
 
 import pytest
 import trio
@@ -23,7 +24,9 @@ from portproxy.wire.control_frames import (
     COMMANDS_LIMIT,
     REPLY_LIMIT,
     REQUEST_LIMIT,
+    Change,
     Decoder,
+    Line,
     Reply,
     Request,
     encode,
@@ -110,7 +113,6 @@ class Session:
             chunk = number.to_bytes(8, "big") * (1 << 13)
             digest.update(chunk)
             await send_all(self._client, chunk)
-            await trio.sleep(0.001)  # leaves some of the machine to the others
         self._client.shutdown(socket.SHUT_WR)
         assert await receive_all(self._client) == digest.digest()
 
@@ -168,16 +170,13 @@ async def path(tmp_path: Path) -> AsyncIterator[str]:
                         yield path
 
 
-def stalled(path: str, data: bytes, clients: int, stack: ExitStack) -> list[socket.socket]:
+def stalled(path: str, data: bytes, clients: int, stack: ExitStack) -> None:
     """As many clients that have sent ``data`` and do no more. Some are sent away before they have."""
-    found = []
     for _ in range(clients):
         sock = stack.enter_context(socket.socket(socket.AF_UNIX))
         sock.connect(path)
         with suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(data)
-        found.append(sock)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -202,11 +201,9 @@ async def test_a_gigabyte(path: str) -> None:
 
 async def test_large_requests_at_once(path: str) -> None:
     """Which decode to as much as there may be, from as many clients as there may be."""
-    tags = ",".join(f'"{letter}":"{letter}{letter}"' for letter in "abcdefghijklmn").encode()
-    commands = b",".join([b"{%b}" % tags] * COMMANDS_LIMIT)
-    payload = b'{"command":"none","commands":[%b]' % commands
-    frame = payload.ljust(REQUEST_LIMIT - 1) + b"}"
-    frame = REQUEST_LIMIT.to_bytes(4, "big") + frame
+    tags = {letter: letter * 2 for letter in ascii_lowercase[:23]}
+    request = Request("none", change=Change((Line("set", tags=tags),) * COMMANDS_LIMIT))
+    frame = REQUEST_LIMIT.to_bytes(4, "big") + encode(request)[4:].ljust(REQUEST_LIMIT)
     texts: list[str] = []
 
     async def one() -> None:

@@ -13,7 +13,8 @@ from functools import partial
 import pytest
 
 from portproxy.errors import ConfigError, PortproxyError
-from portproxy.explain import Outcome, as_text
+from portproxy.explain import as_text
+from portproxy.explain.explanation import Outcome
 from portproxy.model import Acl, Endpoint, Limits, RuleType
 from tests.relay.namespaces import answer, command, in_own_network, lose
 from tests.relay.rig import (

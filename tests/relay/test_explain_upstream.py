@@ -15,8 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from portproxy.dataplane.transfer import reset
-from portproxy.explain import Outcome
 from portproxy.explain import upstream as explain_upstream
+from portproxy.explain.explanation import Outcome
 from portproxy.model import Endpoint, Family, Limits, Rule, RuleType
 from portproxy.net.dial import begin_connect
 from portproxy.net.resolver import KEEP_ANSWER, KEEP_FAILURE

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from portproxy import counters
 from portproxy.model import Config, DataPlaneChoice, Family, Limits

@@ -6,7 +6,8 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from portproxy.explain import Explanation, Outcome, Step, explain
+from portproxy.explain import explain
+from portproxy.explain.explanation import Explanation, Outcome, Step
 from portproxy.model import Rule
 from tests.relay.rig import Relay
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portproxy.admission import AccessList, Admission, source_of
+from portproxy.admission import Admission, source_of
 from portproxy.model import Acl, IPAddress, IPNetwork, Limits
 from portproxy.reasons import Refused
 
@@ -29,22 +29,24 @@ def cases(addresses: st.SearchStrategy[IPAddress]) -> st.SearchStrategy[tuple[Ac
     return st.tuples(st.builds(Acl, allow=prefixes(addresses), deny=prefixes(addresses)), addresses)
 
 
+def deciding(acl: Acl, address: IPAddress) -> IPNetwork | None:
+    """The most specific prefix."""
+    covering = [network for network in (*acl.allow, *acl.deny) if address in network]
+    return max(covering, key=lambda network: network.prefixlen, default=None)
+
+
 def admitted(acl: Acl, address: IPAddress) -> bool:
     """The most specific prefix wins, deny on a tie; by default only where nothing is allowed by name."""
-    verdicts = [(network.prefixlen, False) for network in acl.deny if address in network]
-    verdicts += [(network.prefixlen, True) for network in acl.allow if address in network]
-    if not verdicts:
-        return not acl.allow
-    longest = max(length for length, _ in verdicts)
-    return (longest, False) not in verdicts
+    prefix = deciding(acl, address)
+    return prefix not in acl.deny if prefix else not acl.allow
 
 
 @given(st.one_of(cases(V4), cases(V6)))
 def test_the_most_specific_prefix_wins(case: tuple[Acl, IPAddress]) -> None:
     acl, address = case
-    assert AccessList(acl).admits(address) is admitted(acl, address)
-    refused = Admission(acl, Limits()).judge(str(address), active=0)
-    assert refused is (None if admitted(acl, address) else Refused.DENIED)
+    door = Admission(acl, Limits())
+    assert door.judge(str(address), active=0) is (None if admitted(acl, address) else Refused.DENIED)
+    assert door.deciding(address) == deciding(acl, address)
 
 
 def test_who_is_not_covered_is_denied_where_somebody_is_allowed() -> None:
@@ -70,6 +72,19 @@ def test_an_empty_list_admits_everybody() -> None:
 )
 def test_a_source_is_an_ipv4_address_or_an_ipv6_64(one: str, other: str, same: bool) -> None:
     assert (source_of(one) == source_of(other)) is same
+
+
+def test_the_prefix_that_decides_about_a_scoped_address() -> None:
+    link_local = ipaddress.ip_network("fe80::/10")
+    door = Admission(Acl(deny=(link_local,)), Limits())
+    assert door.deciding(ipaddress.IPv6Address("fe80::1%lo")) == link_local
+
+
+def test_everybody_is_refused_for_maxconn_alone() -> None:
+    nobody = ipaddress.ip_network("0.0.0.0/0")
+    door = Admission(Acl(deny=(nobody,)), Limits(maxconn=1, maxconnpersource=0))
+    assert door.judge(None, 0) is None
+    assert door.judge(None, 1) is Refused.MAXCONN
 
 
 def test_maxconn_counts_sessions() -> None:

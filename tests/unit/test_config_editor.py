@@ -17,7 +17,6 @@ from portproxy.config.editor import (
     Clear,
     Edit,
     EditError,
-    Key,
     Put,
     Remove,
     Value,
@@ -27,6 +26,7 @@ from portproxy.config.editor import (
     encode_result,
     rewrite,
 )
+from portproxy.config.entries import Key
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, by_name
 
 WEB: Key = ("v6tov4", "*", 80)
@@ -217,7 +217,7 @@ def test_a_header_in_a_string_or_a_comment_is_none() -> None:
     [
         ("rule = [", Clear(), "line 1, column 9"),
         ("rule = 1", Clear(), "each rule is a table of its own, headed [[rule]]"),
-        (ONE + ONE, Clear(), "two rules are v6tov6 listenaddress=* listenport=22; leave one out"),
+        (ONE + ONE, Clear(), "two rules are v6tov6/*:22; leave one out"),
         (ONE + "[rule.limits]\n", put(NEW), "change it by hand"),
         (ONE + "[rule.limits]\n", Remove(NEW), "change it by hand"),
         (ONE + f"[server]\nx = 0x{'f' * 5000}\n", put(NEW), "change it by hand"),
@@ -232,10 +232,10 @@ def test_what_cannot_be_changed_is_said_in_a_line(text: str, edit: Edit, told: s
 
 
 def test_a_wrong_text_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from portproxy.config import layout
+    from portproxy.config import toml_text
 
     for wrong in (FILE, FILE.replace('"off"', "0"), "a = ["):
-        monkeypatch.setattr(layout, "change", lambda *_, wrong=wrong: wrong)
+        monkeypatch.setattr(toml_text, "change", lambda *_, wrong=wrong: wrong)
         with pytest.raises(EditError, match="by hand"):
             rewrite(FILE, [Remove(WEB)])
 

@@ -15,9 +15,10 @@ from portproxy.config.rules import Origin, Place
 from portproxy.config.source import Source
 from portproxy.errors import PortproxyError
 from portproxy.netsh import importer
-from portproxy.netsh.grammar import parse_command, split_line
+from portproxy.netsh.grammar import Command, Verb, parse_command, split_line
 from portproxy.netsh.render import dump
-from tests.fuzz.random_rules import seeds, table
+from tests.fuzz.examples import seeds
+from tests.fuzz.random_rules import table
 
 FILE = """
 [[rule]]
@@ -53,7 +54,12 @@ def source(*rules: str, environ: str = "") -> Source:
 
 def edited(before: Source, *commands: str, save: bool = True) -> Edited:
     labelled = [Labelled(parse_command(split_line(command))) for command in commands]
-    return apply(before, labelled, save=save)
+    return apply(before, dict(enumerate(labelled)), save=save)
+
+
+def said(done: Edited) -> dict[int, str]:
+    """Why commands were refused, by their numbers."""
+    return {number: str(error) for number, error in done.refused.items()}
 
 
 def rules(of: Source) -> list[str]:
@@ -107,7 +113,7 @@ def test_delete() -> None:
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        ("delete v4tov4 9", "v4tov4/*:9: no such entry"),
+        ("delete v4tov4 8", "v4tov4/*:8: no such entry"),
         (
             "delete v4tov4 80 listenaddress=0.0.0.0",
             "v4tov4/0.0.0.0:80: no such entry; there is one with listenaddress=*",
@@ -115,19 +121,19 @@ def test_delete() -> None:
         ("delete v6tov4 81", "v6tov4/*:81: no such entry; there is one with listenaddress=::1"),
         (
             "delete v4tov4 nosuch",
-            'v4tov4: listenport = "nosuch": no TCP service of this name is known here;'
+            'listenport = "nosuch": no TCP service of this name is known here;'
             " a port is a number from 1 to 65535 or a service name",
         ),
         (
             "add v4tov4 70000",
-            'v4tov4: listenport = "70000": a port is a number from 1 to 65535 or a service name',
+            'listenport = "70000": a port is a number from 1 to 65535 or a service name',
         ),
     ],
 )
 def test_what_cannot_be_carried_out(command: str, problem: str) -> None:
-    with pytest.raises(PortproxyError) as refused:
-        edited(source(), command)
-    assert refused.value.lines == (problem,)
+    done = edited(source(), command, "add v4tov4 9 192.0.2.1")
+    assert said(done) == {0: problem}
+    assert [type(edit) for edit in done.edits] == [Put]
 
 
 def test_reset_clears_the_file() -> None:
@@ -163,13 +169,28 @@ def test_rules_from_elsewhere_change_without_being_saved_only(command: str) -> N
         (source("v4tov4 90"), "--rule 1 came from --rule"),
         (source(environ="v4tov4 90"), "PORTPROXY_RULES: rule 1 came from PORTPROXY_RULES"),
     ):
-        with pytest.raises(PortproxyError) as refused:
-            edited(before, command)
-        assert refused.value.lines == (
-            f"{where}, which no command can change;"
-            " change it there, or the running relay alone with --no-save",
+        told = (
+            f"{where}, where no change can be saved;"
+            " change it there, or change the running relay alone with --no-save"
         )
-        assert edited(before, command, save=False).edits == ()
+        if command == "reset":
+            # Without it, what comes behind it would mean something else.
+            with pytest.raises(PortproxyError) as refused:
+                edited(before, command)
+            assert refused.value.lines == (f"reset: {told}",)
+        else:
+            assert said(edited(before, command)) == {0: told}
+        unsaved = edited(before, command, save=False)
+        assert (unsaved.edits, unsaved.refused) == ((), {})
+
+
+def test_a_refusal_names_the_line() -> None:
+    labelled = {7: Labelled(parse_command(["delete", "v4tov4", "9"]), "line 7")}
+    assert said(apply(source(), labelled, save=True)) == {7: "line 7: v4tov4/*:9: no such entry"}
+    without = Labelled(Command(Verb.ADD, "v4tov4"), "line 8")
+    assert said(apply(source(), {0: without}, save=True)) == {
+        0: "line 8: listenport is missing: a port is a number from 1 to 65535 or a service name"
+    }
 
 
 def test_a_rule_that_was_not_saved_is_when_it_is_next_changed() -> None:
@@ -228,7 +249,7 @@ def test_a_dump_replayed_rebuilds_the_table_and_its_file(random: Random) -> None
     before = reading(DEFAULTS + FILE)
     dumped = dump(wanted, before.defaults.keys())
     commands = [Labelled(command) for _, command in importer.read(dumped.encode()).commands]
-    done = apply(before, commands, save=True)
+    done = apply(before, dict(enumerate(commands)), save=True)
     assert done.source.config().rules == wanted
     written = rewrite(DEFAULTS + FILE, done.edits)
     assert written.startswith(DEFAULTS)

@@ -137,7 +137,8 @@ def test_the_default_of_a_user(tmp_path: Path) -> None:
     def default(directory: str) -> DefaultControl:
         return place.default_control(1000, {"XDG_RUNTIME_DIR": directory})
 
-    assert place.default_control(1000, {}) == default("") == DefaultControl()
+    told = "control is off: XDG_RUNTIME_DIR is not set; name a path with --control"
+    assert place.default_control(1000, {}) == default("") == DefaultControl(None, told)
     assert default(str(tmp_path)) == DefaultControl(f"{tmp_path}/portproxy.sock")
     for directory in (f"{tmp_path}/nowhere", ".", "/" + "x" * 99):
         assert default(directory) == no_control(f"{directory}/portproxy.sock")
@@ -185,7 +186,7 @@ def unix_listener(path: Path) -> trio.SocketListener:
             b"",
             False,
             5.0,
-            "the relay at {} gave no answer: it serves root and",
+            "the relay at {} hung up without an answer; did it stop?",
         ),
         (b"\0\0\0\x02{}", True, 5.0, "what answers at {} is no portproxy relay: not a reply: "),
         (b"HTTP/1.1 400 \r\n", True, 5.0, "what answers at {} is no portproxy relay: a frame of "),

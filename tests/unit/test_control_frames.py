@@ -11,8 +11,10 @@ from portproxy.wire.control_frames import (
     COMMANDS_LIMIT,
     REPLY_LIMIT,
     REQUEST_LIMIT,
+    Change,
     Decoder,
     FrameError,
+    Line,
     Reply,
     Request,
     encode,
@@ -104,7 +106,6 @@ def test_a_frame_that_has_begun_is_expected() -> None:
 
 def test_an_import_of_10_000_rules_fits() -> None:
     tags = {
-        "type": "v4tov4",
         "listenaddress": "255.255.255.255",
         "listenport": "65535",
         "connectaddress": "a-host.of-a-subdomain.of-a-domain.example",
@@ -113,9 +114,10 @@ def test_an_import_of_10_000_rules_fits() -> None:
         "maxconn": "1000000",
         "allow": "255.255.255.0/24,2001:db8:ffff:ffff::/64",
     }
-    frame = encode(Request("import", {}, (tags,) * 10_000))
+    line = Line("add", "v4tov4", tags, "line 10000")
+    frame = encode(Request("change", change=Change((line,) * 10_000)))
     assert len(frame) <= REQUEST_LIMIT
-    assert len(request_untrusted(frame[4:]).commands) == 10_000
+    assert len(request_untrusted(frame[4:]).change.commands) == 10_000
 
 
 def test_10_000_rules_and_9_900_sessions_fit_a_reply() -> None:
@@ -132,12 +134,30 @@ def test_10_000_rules_and_9_900_sessions_fit_a_reply() -> None:
 
 
 def test_more_commands_than_allowed_are_not_decoded() -> None:
-    def payload(commands: int) -> bytes:
-        return b'{"command":"import","args":{},"commands":[' + b"{}," * (commands - 1) + b"{}]}"
+    def payload(commands: int, line: bytes) -> bytes:
+        lines = b",".join([line] * commands)
+        return b'{"command":"change","args":{},"change":{"commands":[' + lines + b"]}}"
 
-    assert len(request_untrusted(payload(COMMANDS_LIMIT)).commands) == COMMANDS_LIMIT
-    with pytest.raises(FrameError, match=f"^not a request: more than {COMMANDS_LIMIT} commands$"):
-        request_untrusted(payload(COMMANDS_LIMIT + 1))
+    for line in (b'{"verb":"reset"}', b'{"verb":"add","tags":{}}'):
+        assert len(request_untrusted(payload(COMMANDS_LIMIT, line)).change.commands) == COMMANDS_LIMIT
+        with pytest.raises(FrameError, match=f"^not a request: more than {COMMANDS_LIMIT} commands$"):
+            request_untrusted(payload(COMMANDS_LIMIT + 1, line))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b'{"dry_run":"true"}',
+        b'{"dryrun":true}',
+        b'{"commands":[{"verb":"dump"}]}',
+        b'{"commands":[{"verb":"add","tags":{"listenport":80}}]}',
+        b'{"commands":[{"verb":"add","listenport":"80"}]}',
+    ],
+)
+def test_a_change_is_what_it_says_or_none(change: bytes) -> None:
+    """A slip must not make a dry run a real one."""
+    with pytest.raises(FrameError, match=r"^not a request: "):
+        request_untrusted(b'{"command":"change","change":' + change + b"}")
 
 
 def test_a_message_that_there_is_no_memory_for() -> None:

@@ -11,13 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from portproxy import counters
 from portproxy.control.client import ask
-from portproxy.control.server import CLIENTS, DEADLINE, SMALL, health_reply, serve_control
+from portproxy.control.server import CLIENTS, DEADLINE, SMALL, serve_control
 from portproxy.errors import PortproxyError
 from portproxy.log import Event, Log
-from portproxy.model import Endpoint, Rule, RuleType
-from portproxy.snapshot import RuleState, RuleStatus, Snapshot
 from portproxy.wire.control_frames import (
     REPLY_LIMIT,
     REQUEST_LIMIT,
@@ -30,7 +27,7 @@ from portproxy.wire.control_frames import (
 from tests.relay.rig import PATIENCE
 
 HEALTH = Request("health")
-IMPORT = Request("import", {}, ({"listenport": "80", "name": "x" * SMALL},))
+IMPORT = Request("import", {"name": "x" * SMALL})
 BUSY_CLIENTS = Reply.refusal(f"busy: {CLIENTS} clients are being served; try again")
 BUSY_REPLIES = Reply.refusal("busy: other clients are taking large replies; try again")
 
@@ -119,39 +116,6 @@ async def said(stream: trio.SocketStream) -> Reply | None:
         return None
     (reply,) = replies
     return reply_untrusted(reply)
-
-
-def snapshot(*states: RuleState, sessions: int = 0, draining: bool = False) -> Snapshot:
-    block = counters.new_block()
-    block[counters.ACTIVE] = sessions
-    rule = Rule(RuleType.V6TOV4, Endpoint("*", 80), Endpoint("127.0.0.1", 80), "web")
-    rules = tuple(RuleStatus(rule, state, "address already in use", block) for state in states)
-    return Snapshot(rules, 0, {}, draining)
-
-
-@pytest.mark.parametrize(
-    ("seen", "reply"),
-    [
-        (
-            snapshot(RuleState.LISTENING, RuleState.LISTENING, sessions=6),
-            Reply(True, "2 rules listening, 12 sessions", {"listening": 2, "sessions": 12}),
-        ),
-        (
-            snapshot(RuleState.LISTENING, RuleState.SHADOWED, RuleState.DRAINING),
-            Reply(True, "1 rule listening, 0 sessions", {"listening": 1, "sessions": 0}),
-        ),
-        (
-            snapshot(RuleState.LISTENING, RuleState.FAILED),
-            Reply(False, "rule web: address already in use", {"listening": 1, "sessions": 0}),
-        ),
-        (
-            snapshot(RuleState.LISTENING, sessions=1, draining=True),
-            Reply(False, "the relay is stopping", {"listening": 1, "sessions": 1}),
-        ),
-    ],
-)
-def test_health_reply(seen: Snapshot, reply: Reply) -> None:
-    assert health_reply(seen) == reply
 
 
 async def test_a_command_is_answered(relay: Relay) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from portproxy.admission import AccessList
 from portproxy.errors import ConfigError
 from portproxy.explain.case import client_address
 from portproxy.explain.explanation import Explanation, Outcome, Step, as_data, as_text
 from portproxy.explain.protocols import KNOWN, protocol
-from portproxy.model import Acl, Endpoint, Rule, RuleType
+from portproxy.model import Endpoint, Rule, RuleType
 
 STEPS = (
     Step("family", Outcome.OK, "clients come over IPv6"),
@@ -113,29 +109,3 @@ def test_a_protocol_is_known_by_either_port(port: int) -> None:
         assert step.outcome is Outcome.WARNING
         assert step.text.startswith(f"port {port}: ")
         assert step.advice
-
-
-ADDRESSES = st.integers(0, 63).map(lambda low: ipaddress.IPv4Address(0xC0000200 + low))
-PREFIXES = st.lists(
-    st.builds(
-        lambda address, length: ipaddress.IPv4Network((address, length), strict=False),
-        ADDRESSES,
-        st.integers(26, 32),
-    ),
-    max_size=5,
-).map(tuple)
-
-
-@given(st.builds(Acl, allow=PREFIXES, deny=PREFIXES), ADDRESSES)
-def test_the_prefix_that_decides(acl: Acl, address: ipaddress.IPv4Address) -> None:
-    covering = [network for network in (*acl.allow, *acl.deny) if address in network]
-    expected = max(covering, key=lambda network: network.prefixlen, default=None)
-    access = AccessList(acl)
-    assert access.deciding(address) == expected
-    if expected:
-        assert access.admits(address) is (expected not in acl.deny)
-
-
-def test_the_prefix_that_decides_about_a_scoped_address() -> None:
-    link_local = ipaddress.ip_network("fe80::/10")
-    assert AccessList(Acl(deny=(link_local,))).deciding(ipaddress.IPv6Address("fe80::1%lo")) == link_local

@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portproxy.model import RuleType
 from portproxy.netsh.grammar import (
+    DELETE_ORDER,
     TAG_ORDER,
     Command,
     GrammarError,
     HelpAsked,
     Verb,
+    free_tags,
     parse_command,
     parse_rule,
     split_line,
+    types,
 )
 from portproxy.netsh.quoting import quoted
 
@@ -61,6 +65,8 @@ def test_commands(text: str, tags: dict[str, str]) -> None:
         ("delete v4tov4 80", '"delete v4tov4 80": delete adds no rule; ' + TYPE_FIRST),
         ("netsh int portproxy SHOW all", '"netsh int portproxy SHOW all": show adds no rule; ' + TYPE_FIRST),
         ("listenport=1", '"listenport=1": ' + TYPE_FIRST),
+        ("''", "\"''\": " + TYPE_FIRST),
+        ("add '' 80", "\"add '' 80\": " + TYPE_FIRST),
         ("v6tov4 'x", "\"v6tov4 'x\": no closing quotation; a quote ends with the same quote"),
         ("v6tov4 x\\", '"v6tov4 x\\": no escaped character; a quote ends with the same quote'),
         ("v6tov4 1 listenport=2", 'listenport = "2": given already as "1"; leave one out'),
@@ -222,3 +228,55 @@ def test_help(text: str, verb: Verb | None) -> None:
 def test_help_on_no_verb_is_an_error(text: str) -> None:
     with pytest.raises(GrammarError):
         parse_command(text.split())
+
+
+RULE_TYPES = tuple(RuleType)
+
+
+@pytest.mark.parametrize(
+    ("verb", "taken"),
+    [
+        (Verb.ADD, RULE_TYPES),
+        (Verb.SET, RULE_TYPES),
+        (Verb.DELETE, RULE_TYPES),
+        (Verb.SHOW, ("all", *RULE_TYPES)),
+        (Verb.RESET, ()),
+        (Verb.DUMP, ()),
+    ],
+)
+def test_what_stands_behind_a_verb(verb: Verb, taken: tuple[str, ...]) -> None:
+    assert types(verb) == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("", set()),
+        ("80", {"listenport"}),
+        ("LISTENPORT=80 ::1", {"listenport", "connectaddress"}),
+        ("80 connectport=81 ::1 *", {"listenport", "connectport", "connectaddress", "listenaddress"}),
+        ("80 ::1 81 * tcp 6 name=x", {*TAG_ORDER, "name"}),
+        ("=1 connectport= x=y name=a name=b", {"connectport", "name"}),
+    ],
+)
+def test_tags_that_are_free(text: str, taken: set[str]) -> None:
+    every = free_tags(Verb.ADD, ())
+    assert free_tags(Verb.ADD, text.split()).keys() == every.keys() - taken
+    assert free_tags(Verb.SET, text.split()) == free_tags(Verb.ADD, text.split())
+
+
+def test_tags_of_other_verbs_that_are_free() -> None:
+    assert [*free_tags(Verb.DELETE, ())] == [*DELETE_ORDER]
+    assert [*free_tags(Verb.DELETE, ["80", "*"])] == ["protocol"]
+    for verb in (Verb.SHOW, Verb.RESET, Verb.DUMP):
+        assert free_tags(verb, ["v4tov4"]) == {}
+
+
+@given(st.lists(st.sampled_from(["1", "*", "listenport=2", "connectport=3", "name=x", "Protocol=tcp"])))
+def test_tags_are_free_where_they_may_be_added(words: list[str]) -> None:
+    """What is free and what is refused is one question."""
+    try:
+        tags = parse_rule(" ".join(["v4tov4", *words]))
+    except GrammarError:
+        return
+    assert free_tags(Verb.ADD, words).keys() == free_tags(Verb.ADD, ()).keys() - tags.keys()

@@ -209,17 +209,23 @@ def open_directory() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
-    [(0o755, "permission denied"), (0o1777, "operation not permitted")],
+    ("mode", "advice"),
+    [
+        (0o755, "permission denied; let the relay's user write to {directory} and own the file"),
+        (
+            0o1777,
+            "a new file could not have its owner and group (0:0); give it those of the relay"
+            f" ({NOBODY}:{NOBODY})",
+        ),
+    ],
     ids=["of the directory", "of the file"],
 )
-def test_dropped_privileges(open_directory: Path, mode: int, told: str) -> None:
+def test_dropped_privileges(open_directory: Path, mode: int, advice: str) -> None:
     file = open_directory / "c.toml"
     file.write_bytes(OLD)
     open_directory.chmod(mode)
     said = told_in_child(f"os.setresgid(*[{NOBODY}] * 3); os.setresuid(*[{NOBODY}] * 3)", file)
-    advice = f"{told}; let the relay's user write to {open_directory} and own the file"
-    assert said.startswith(f"{file}: cannot be replaced: {advice}")
+    assert said.startswith(f"{file}: cannot be replaced: {advice.format(directory=open_directory)}")
     assert file.read_bytes() == OLD
     assert os.listdir(open_directory) == ["c.toml"]
 

@@ -33,7 +33,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"status", "control"}),
     frozenset({"supervisor"}),
     frozenset({"explain", "changes"}),
-    frozenset({"commands"}),
+    frozenset({"handlers"}),
     frozenset({"serve"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
@@ -54,7 +54,7 @@ PURE_EXCEPTIONS = {
 }
 """(room, module) -> why a pure room may import it."""
 
-LAZY = {"h11", "prometheus_client", "rich", "tomli", "tomlkit"}
+LAZY = {"h11", "prometheus_client", "rich", "tomli", "tomlkit", "portproxy.explain"}
 """What a plain ``serve`` (text logs, no file, no status endpoint) must not pay for."""
 
 MOST_LINES_A_FILE = 400

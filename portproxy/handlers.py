@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
-from portproxy.changes import Change, Changes
+from portproxy.changes import Changed, Changes
 from portproxy.config.edits import Labelled
-from portproxy.control.server import health_reply
-from portproxy.errors import PortproxyError, printable, shown
+from portproxy.control.server import Handlers as ByCommand
+from portproxy.counters import ACTIVE
+from portproxy.errors import PortproxyError, shown
 from portproxy.explain import as_data, as_text, explain
 from portproxy.model import Rule, RuleType
 from portproxy.netsh import render
-from portproxy.netsh.grammar import Command, Verb
+from portproxy.netsh.grammar import ALL, Command, Verb
 from portproxy.options import rule_values
-from portproxy.options.kinds import nearest
 from portproxy.reconcile import Plan
-from portproxy.report import sessions_data, status_data
-from portproxy.snapshot import Snapshot
+from portproxy.report import ChangeData, count, sessions_data, status_data
+from portproxy.snapshot import RuleState, Snapshot
 from portproxy.supervisor import Supervisor
 from portproxy.wire.control_frames import Reply, Request
 
-_CHANGING = {Verb.ADD, Verb.SET, Verb.DELETE, Verb.RESET}
+T = TypeVar("T")
+
 _NOTHING_CHANGES = "no rule that listens changes"
 _LISTED = 20
 """Rules of one kind of step that are listed one by one."""
 
 
-class Commands:
-    """The commands of one relay. ``lost_lines`` counts log lines dropped so far, by log."""
+class Handlers:
+    """What the commands of one relay do. ``lost_lines`` counts log lines dropped so far, by log."""
 
     def __init__(
         self, supervisor: Supervisor, changes: Changes, lost_lines: Callable[[], dict[str, int]]
@@ -37,9 +39,10 @@ class Commands:
         self._supervisor = supervisor
         self._changes = changes
         self._lost_lines = lost_lines
-        # What is built is large with many rules; what is sent is bounded by the server.
+        # What is built of many rules is large, and takes tenths of a second, so it is built one at a time and
+        # in a thread; what is sent is bounded by the server.
         self._building = trio.Lock()
-        self.handlers: Mapping[str, Callable[[Request], Awaitable[Reply]]] = {
+        self.by_command: ByCommand = {
             "change": self._change,
             "dump": self._dump,
             "explain": self._explain,
@@ -60,22 +63,25 @@ class Commands:
 
     async def _names(self, request: Request) -> Reply:
         """The rules' names, for those who complete them."""
-        return Reply(True, "\n".join(printable(rule.name) for rule in self._supervisor.config.rules))
+        return Reply(True, "\n".join(rule.name for rule in self._supervisor.config.rules))
 
     async def _show(self, request: Request) -> Reply:
-        wanted = request.args.get("type", "all")
-        types = tuple(RuleType) if wanted == "all" else (_rule_type(wanted),)
+        wanted = request.args.get("type", ALL)
+        types = tuple(rule_type for rule_type in RuleType if wanted in (ALL, rule_type))
+        if not types:
+            raise PortproxyError(f"{shown(wanted)}: no such rule type")
         return Reply(True, render.show(self._supervisor.config.rules, types))
 
     async def _dump(self, request: Request) -> Reply:
         rules = self._supervisor.config.rules
         # Where [defaults] sets an option, leaving it out would not stand for portproxy's own default.
-        return Reply(True, render.dump(rules, self._changes.source.defaults.keys()))
+        always = frozenset(self._changes.source.defaults)
+        async with self._building:
+            return Reply(True, await trio.to_thread.run_sync(render.dump, rules, always))
 
     async def _status(self, request: Request) -> Reply:
         async with self._building:
             snapshot = await self._snapshot()
-            # In a thread: a tenth of a second for 10,000 rules.
             return Reply(True, "", dict(await trio.to_thread.run_sync(status_data, snapshot)))
 
     async def _sessions(self, request: Request) -> Reply:
@@ -93,7 +99,7 @@ class Commands:
             raise PortproxyError(
                 f"{shown(session)}: there is no such session; `portproxy sessions` lists them"
             )
-        return Reply(True, f"killed session {killed.id} of {printable(killed.rule)}, from {killed.client}")
+        return Reply(True, f"killed session {killed.id} of {killed.rule}, from {killed.client}")
 
     async def _explain(self, request: Request) -> Reply:
         rule = self._find(request.args.get("rule", ""))
@@ -101,27 +107,27 @@ class Commands:
         return Reply(explanation.failed is None, as_text(explanation), as_data(explanation))
 
     async def _change(self, request: Request) -> Reply:
-        args = request.args
-        commands = [_command(tags) for tags in request.commands]
-        dry_run = args.get("dry_run") == "yes"
-        change = await self._changes.carry_out(
-            commands, save=args.get("save") != "no", dry_run=dry_run, partly=args.get("partly") == "yes"
+        wanted = request.change
+        commands = [
+            Labelled(Command(Verb(line.verb), line.type, line.tags), line.where) for line in wanted.commands
+        ]
+        changed = await self._changes.carry_out(
+            commands, save=wanted.save, dry_run=wanted.dry_run, partly=wanted.partly
         )
-        return self._changed(change, dry_run)
+        return self._told(changed, wanted.dry_run)
 
     async def _reload(self, request: Request) -> Reply:
-        dry_run = request.args.get("dry_run") == "yes"
-        return self._changed(await self._changes.reload(dry_run=dry_run), dry_run)
+        dry_run = request.change.dry_run
+        return self._told(await self._changes.reload(dry_run=dry_run), dry_run)
 
-    def _changed(self, change: Change, dry_run: bool) -> Reply:
-        steps = change.steps
-        failed = {} if dry_run else self._not_listening(steps)
-        lines = plan_lines(steps) or [_NOTHING_CHANGES]
+    def _told(self, changed: Changed, dry_run: bool) -> Reply:
+        failed = {} if dry_run else self._not_listening(changed.steps)
+        lines = plan_lines(changed.steps) or [_NOTHING_CHANGES]
         if dry_run:
-            lines.append(f"keep    {len(steps.keep)} rule{'s' * (len(steps.keep) != 1)}")
-        data = {
-            "refused": {str(number): told for number, told in change.refused.items()},
-            "warnings": list(change.warnings),
+            lines.append(f"keep    {count(len(changed.steps.keep), 'rule')}")
+        data: ChangeData = {
+            "refused": changed.refused,
+            "warnings": list(changed.warnings),
             "not_listening": failed,
         }
         return Reply(not failed, "\n".join(lines), data)
@@ -144,33 +150,42 @@ class Commands:
             if len(found) == 1:
                 return found[0]
             if found:
-                names = ", ".join(printable(rule.name) for rule in found[:4])
+                names = ", ".join(rule.name for rule in found[:4])
                 raise PortproxyError(f"{shown(word)} may be {names}; name one of them")
         raise PortproxyError(f"{shown(word)}: there is no such rule; `portproxy status` lists them")
 
 
+def health_reply(snapshot: Snapshot) -> Reply:
+    """Whether every rule listens, and if not, why not; how many rules listen and sessions run."""
+    listening = sum(status.state is RuleState.LISTENING for status in snapshot.rules)
+    sessions = sum(status.block[ACTIVE] for status in snapshot.rules)
+    text = snapshot.not_ready or f"{count(listening, 'rule')} listening, {count(sessions, 'session')}"
+    return Reply(not snapshot.not_ready, text, {"listening": listening, "sessions": sessions})
+
+
 def plan_lines(steps: Plan) -> list[str]:
     """What stops, changes and starts, for people."""
-    changes = [f"{printable(new.name)}: {'; '.join(_differences(old, new))}" for old, new in steps.change]
     return [
-        *_listed("stop", [printable(rule.name) for rule in steps.stop]),
-        *_listed("change", changes),
-        *_listed("start", [_described(rule) for rule in steps.start]),
+        *_listed("stop", steps.stop, lambda rule: rule.name),
+        *_listed("change", steps.change, lambda pair: f"{pair[1].name}: {'; '.join(_differences(*pair))}"),
+        *_listed("start", steps.start, _described),
     ]
 
 
-def _listed(verb: str, items: Sequence[str]) -> list[str]:
-    more = [f"{len(items) - _LISTED} rules more"] if len(items) > _LISTED else []
-    return [f"{verb:<7} {item}" for item in [*items[:_LISTED], *more]]
+def _listed(verb: str, items: Sequence[T], describe: Callable[[T], str]) -> list[str]:
+    described = [describe(item) for item in items[:_LISTED]]
+    if len(items) > _LISTED:
+        described.append(f"{count(len(items) - _LISTED, 'rule')} more")
+    return [f"{verb:<7} {item}" for item in described]
 
 
 def _described(rule: Rule) -> str:
-    return f"{printable(rule.name)}: {rule.type} {rule.listen} -> {rule.connect}"
+    return f"{rule.name}: {rule.type} {rule.listen} -> {rule.connect}"
 
 
 def _differences(old: Rule, new: Rule) -> list[str]:
     what = [
-        ("name", printable(old.name), printable(new.name)),
+        ("name", old.name, new.name),
         ("type", old.type, new.type),
         ("listen", old.listen, new.listen),
         ("connect", old.connect, new.connect),
@@ -180,19 +195,3 @@ def _differences(old: Rule, new: Rule) -> list[str]:
         for (option, before), (_, after) in zip(rule_values(old), rule_values(new), strict=True)
     ]
     return [f"{name} {before} -> {after}" for name, before, after in what if before != after]
-
-
-def _rule_type(word: str) -> RuleType:
-    try:
-        return RuleType(word)
-    except ValueError:
-        raise PortproxyError(f"{shown(word)}: {nearest(word, ('all', *RuleType))}") from None
-
-
-def _command(tags: Mapping[str, str]) -> Labelled:
-    """A command as it came over the control socket: its verb, and its tags."""
-    rest = dict(tags)
-    verb, where = rest.pop("verb", ""), rest.pop("where", "")
-    if verb not in _CHANGING:
-        raise PortproxyError(f"{shown(verb)}: changes nothing; {', '.join(sorted(_CHANGING))} do")
-    return Labelled(Command(Verb(verb), rest.pop("type", ""), rest), where)

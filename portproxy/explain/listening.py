@@ -9,14 +9,14 @@ from pathlib import Path
 
 import trio
 
-from portproxy.admission import AccessList
+from portproxy.admission import Admission
 from portproxy.counters import ACTIVE
 from portproxy.explain.case import ADVICE_ON_SHORTAGE, Case, bind_error, errno_name
 from portproxy.explain.explanation import Outcome, Step
-from portproxy.model import Family, Rule, RuleType, literal
+from portproxy.model import Family, IPNetwork, Rule, RuleType, literal
 from portproxy.net.descriptors import sessions_within
 from portproxy.reasons import Refused
-from portproxy.snapshot import RuleState, RuleStatus
+from portproxy.snapshot import RuleState
 
 _CAP_NET_BIND_SERVICE = 1 << 10
 """Its bit in /proc/self/status (capabilities(7), linux/capability.h)."""
@@ -44,7 +44,7 @@ def family(case: Case) -> Step:
     text = f"{source} is an IPv{source.version} address, and {rule.type} listens on IPv{version} only"
     theirs = Family(f"v{source.version}")
     for other in case.relay.config.active:
-        if (other.type.listen_family, other.listen.port) == (theirs, rule.listen.port):
+        if other.listen.port == rule.listen.port and other.type.listen_family is theirs:
             advice = f"clients over IPv{source.version} reach rule {other.name} on this port: explain that"
             return Step("family", Outcome.FAIL, text, advice=advice)
     needed = RuleType(f"{theirs.value}to{rule.type.connect_family.value}")
@@ -55,7 +55,7 @@ def family(case: Case) -> Step:
     return Step("family", Outcome.FAIL, text, advice=advice)
 
 
-def privilege(case: Case, status: RuleStatus) -> Step:
+def privilege(case: Case) -> Step:
     """Whether this process may bind the rule's port (ip(7), capabilities(7))."""
     port = case.rule.listen.port
     try:
@@ -71,7 +71,7 @@ def privilege(case: Case, status: RuleStatus) -> Step:
         f" net.ipv4.ip_unprivileged_port_start={port}, or use a listenport from {start} up"
     )
     needs = f"ports below {start} need CAP_NET_BIND_SERVICE, which this process has not"
-    if status.state is RuleState.LISTENING:
+    if case.state is RuleState.LISTENING:
         text = f"{needs}; port {port} was bound before, and could not be bound again"
         return Step("privilege", Outcome.WARNING, text, advice=advice)
     refused = bind_error(case.rule.type.listen_family, case.bound, port)
@@ -85,10 +85,10 @@ def _may_bind_any_port() -> bool:
     return False
 
 
-def listener(case: Case, status: RuleStatus) -> Step:
+def listener(case: Case) -> Step:
     """Whether the rule listens, and where the client can reach it."""
-    if status.state is not RuleState.LISTENING:
-        return _not_listening(case, status)
+    if case.state is not RuleState.LISTENING:
+        return _not_listening(case)
     rule, source, bound = case.rule, case.source, case.bound
     if case.instance and case.instance.shortage.on:
         text = "accepting is paused: no descriptor or kernel memory was left"
@@ -107,11 +107,11 @@ def listener(case: Case, status: RuleStatus) -> Step:
     return Step("listener", Outcome.OK, f"it listens on {rule.listen}")
 
 
-def _not_listening(case: Case, status: RuleStatus) -> Step:
-    rule, text = case.rule, f"it does not listen: {status.last_error}"
-    if status.state is RuleState.DRAINING:
+def _not_listening(case: Case) -> Step:
+    rule, text = case.rule, f"it does not listen: {case.last_error}"
+    if case.state is RuleState.DRAINING:
         return Step("listener", Outcome.FAIL, "it does not listen: the relay is stopping")
-    if status.state is RuleState.SHADOWED:
+    if case.state is RuleState.SHADOWED:
         advice = "delete one of the two, or give this one another listenaddress or listenport"
         return Step("listener", Outcome.FAIL, text, advice=advice)
     if not case.bound:
@@ -136,19 +136,12 @@ async def admission(case: Case) -> Step:
     rule, source, running = case.rule, case.source, case.instance
     if source is not None and source.version != rule.type.listen_family.version:
         return Step("admission", Outcome.SKIPPED, f"{source} cannot come by this family")
-    if source is not None and not AccessList(rule.acl).admits(source):
-        return _denied(case)
-    limits, active = rule.limits, running.block[ACTIVE] if running else 0
-    refused = running.judge(str(source)) if running and source is not None else None
-    if refused is Refused.MAXCONN or (limits.maxconn is not None and active >= limits.maxconn):
-        advice = "raise maxconn, or see who holds the sessions: portproxy sessions"
-        return Step(
-            "admission", Outcome.FAIL, f"{active} sessions run, and maxconn is {limits.maxconn}", "", advice
-        )
-    if refused is Refused.MAXCONNPERSOURCE:
-        text = f"{source} has as many sessions as maxconnpersource allows ({limits.maxconnpersource})"
-        advice = "raise maxconnpersource, or see the sessions: portproxy sessions"
-        return Step("admission", Outcome.FAIL, text, advice=advice)
+    active = running.block[ACTIVE] if running else 0
+    door = running.admission if running else Admission(rule.acl, rule.limits)
+    refused = door.judge(None if source is None else str(source), active)
+    prefix = None if source is None else door.deciding(source)
+    if refused:
+        return _refused(case, refused, active, prefix)
     left = await _sessions_left()
     if code := _descriptor_error():
         return Step(
@@ -157,7 +150,10 @@ async def admission(case: Case) -> Step:
     if left < _FEW_SESSIONS:
         text = f"admitted, but RLIMIT_NOFILE leaves descriptors for {left} sessions more"
         return Step("admission", Outcome.WARNING, text, advice=ADVICE_ON_SHORTAGE)
-    who = _who_may(rule) if source is None else _admitted(case)
+    if source is None:
+        who = _who_may(rule)
+    else:
+        who = f"{source} is admitted by {f'allow={prefix}' if prefix else 'default'}"
     return Step("admission", Outcome.OK, f"{who}; sessions: {active}, room for {left} more")
 
 
@@ -172,22 +168,22 @@ async def _sessions_left() -> int:
         raise
 
 
-def _denied(case: Case) -> Step:
-    assert case.source is not None
-    prefix = AccessList(case.rule.acl).deciding(case.source)
-    if prefix:
-        text = f"deny={prefix} is the most specific prefix that covers {case.source}"
-        advice = f"take it out of deny, or add a longer prefix to allow (allow={case.source})"
+def _refused(case: Case, refused: Refused, active: int, prefix: IPNetwork | None) -> Step:
+    """The failing step beside ``active`` sessions; ``prefix`` decides about its client, if any does."""
+    limits, source = case.rule.limits, case.source
+    if refused is Refused.MAXCONN:
+        text = f"{active} sessions run, and maxconn is {limits.maxconn}"
+        advice = "raise maxconn, or see who holds the sessions: portproxy sessions"
+    elif refused is Refused.MAXCONNPERSOURCE:
+        text = f"{source} has as many sessions as maxconnpersource allows ({limits.maxconnpersource})"
+        advice = "raise maxconnpersource, or see the sessions: portproxy sessions"
+    elif prefix:
+        text = f"deny={prefix} is the most specific prefix that covers {source}"
+        advice = f"take it out of deny, or add a longer prefix to allow (allow={source})"
     else:
-        text = f"no prefix of allow covers {case.source}, and who is not covered is denied then"
-        advice = f"add it: allow={case.source}, or the prefix of its network"
+        text = f"no prefix of allow covers {source}, and who is not covered is denied then"
+        advice = f"add it: allow={source}, or the prefix of its network"
     return Step("admission", Outcome.FAIL, text, advice=advice)
-
-
-def _admitted(case: Case) -> str:
-    assert case.source is not None
-    prefix = AccessList(case.rule.acl).deciding(case.source)
-    return f"{case.source} is admitted by {f'allow={prefix}' if prefix else 'default'}"
 
 
 def _who_may(rule: Rule) -> str:
