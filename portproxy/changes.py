@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from portproxy import store
 from portproxy.config import document
 from portproxy.config.conflicts import trust
 from portproxy.config.editor import NO_SAVE, Edit
-from portproxy.config.edits import Labelled, adds, apply, settled
+from portproxy.config.edits import Edited, Labelled, adds, apply, settled
 from portproxy.config.rules import Origin
 from portproxy.config.source import File, Source
 from portproxy.errors import ConfigError, PortproxyError, printable
@@ -29,6 +30,9 @@ Load = Callable[[], Source]
 _AT_START_ONLY = ("status", "control", "log", "accesslog")
 """Keys of ``[server]`` that a reload does not follow."""
 _UNSAVED = "rules were changed with --no-save; `portproxy reload` brings back what the file has"
+_ROUNDS = 20
+"""Of leaving out commands: each finds what is wrong with the last one for an entry, and a file has hardly
+three for one."""
 _NAMED = 8
 """Rules of a change that the log names."""
 
@@ -106,7 +110,7 @@ class Changes:
                 raise StoreError(
                     f"this relay reads no configuration file that a change could be written to; {NO_SAVE}"
                 )
-            draft = await trio.to_thread.run_sync(self._draft, commands, save, partly)
+            draft = await trio.to_thread.run_sync(self._draft, commands, save, partly, abandon_on_cancel=True)
             old = await self._old(draft)
             if not dry_run:
                 await self._make(draft, old)
@@ -120,33 +124,36 @@ class Changes:
 
     def _draft(self, commands: Sequence[Labelled], save: bool, partly: bool) -> _Draft:
         """The commands carried out on paper: all of them, or with ``partly`` those that make sound rules."""
+        edited, checked, refused = self._sound(commands, save, partly)
+        taken = (labelled for number, labelled in enumerate(commands) if number not in refused)
+        if refused and not any(map(adds, taken)):
+            raise _together([ConfigError(lines) for lines in refused.values()])
+        before = self._supervisor.config
+        config = dataclasses.replace(checked, server=before.server)
+        steps = plan(before, config)
+        changed = Changed(steps, refused, _new_warnings(before, config, steps))
+        return _Draft(settled(edited.source), config, edited.edits, save, changed)
+
+    def _sound(
+        self, commands: Sequence[Labelled], save: bool, partly: bool
+    ) -> tuple[Edited, Config, Refused]:
         refused: Refused = {}
-        while True:
-            left = {number: command for number, command in enumerate(commands) if number not in refused}
+        for round_ in itertools.count():
+            left = {number: labelled for number, labelled in enumerate(commands) if number not in refused}
             edited = apply(self.source, left, save=save)
             checked = edited.source.check(is_local)
             wrong = {place: lines for place, lines in checked.by_rule.items() if lines}
             ours = {edited.places[place]: lines for place, lines in wrong.items() if place in edited.places}
-            new = ours | {number: [str(error)] for number, error in edited.refused.items()}
-            if new and partly:
-                refused |= new
-                continue
-            if new:
+            if not (wrong or checked.problems or edited.refused):
+                break
+            if not (ours or edited.refused):
+                raise ConfigError([*checked.problems, *(line for lines in wrong.values() for line in lines)])
+            if not partly or round_ == _ROUNDS:
                 # What else is wrong may only follow from these.
                 errors = [*edited.refused.values(), *(ConfigError(lines) for lines in ours.values())]
-                if save and self._unsaved:
-                    errors.append(PortproxyError(_UNSAVED))
-                raise _together(errors)
-            if wrong or checked.problems:
-                raise ConfigError([*checked.problems, *(line for lines in wrong.values() for line in lines)])
-            if refused and not any(adds(commands[number]) for number in left):
-                raise _together([ConfigError(lines) for lines in refused.values()])
-            config = dataclasses.replace(checked.config, server=self._supervisor.config.server)
-            steps = plan(self._supervisor.config, config)
-            warnings = _new_warnings(self._supervisor.config, config, steps)
-            return _Draft(
-                settled(edited.source), config, edited.edits, save, Changed(steps, refused, warnings)
-            )
+                raise _together([*errors, *([PortproxyError(_UNSAVED)] if save and self._unsaved else [])])
+            refused |= ours | {number: [str(error)] for number, error in edited.refused.items()}
+        return edited, checked.config, refused
 
     async def _old(self, draft: _Draft) -> bytes:
         """What the file holds that is to be changed, if any is. Raises StoreError where it cannot be."""

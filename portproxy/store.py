@@ -20,7 +20,7 @@ from portproxy.errors import PortproxyError, printable
 
 _OTHERWISE = f", or {NO_SAVE}"
 
-_PATIENCE = 100.0
+_PATIENCE = 60.0
 """Seconds for the child: changes wait for each other, so one that hangs must not hold them for ever."""
 _SEPARATELY = (
     "it is mounted by itself, and a mount cannot be replaced; mount its directory instead of the file"
@@ -156,6 +156,13 @@ def _check_regular(path: str, found: os.stat_result) -> None:
         raise StoreError(f"{printable(path)}: {told}{_OTHERWISE}")
 
 
+def _directory(path: str) -> str:
+    try:
+        return os.path.dirname(os.path.realpath(path))
+    except OSError:  # the working directory is gone, and the path is relative
+        return os.path.dirname(path) or "."
+
+
 @contextmanager
 def _told(path: str, done: str) -> Iterator[None]:
     """Turn what the kernel says into a line for people; the file was to be ``done``."""
@@ -164,7 +171,7 @@ def _told(path: str, done: str) -> Iterator[None]:
     except OSError as error:
         told = _REMEDIES.get(error.errno or 0, "{reason}; mend that").format(
             reason=(error.strerror or str(error)).lower(),
-            directory=printable(os.path.dirname(os.path.realpath(path))),
+            directory=printable(_directory(path)),
         )
         raise StoreError(f"{printable(path)}: cannot be {done}: {told}{_OTHERWISE}") from None
     except ValueError:

@@ -27,7 +27,8 @@ EXIT_CODES = (
     (
         "1",
         "failed while running: a port is in use, no permission; no relay answers, or it refuses; a rule that "
-        "was changed does not listen; `health`: not ready; `explain`: a connection would fail",
+        "was changed does not listen; `import`: a rule was skipped; `health`: not ready; `explain`: a "
+        "connection would fail",
     ),
     ("2", "bad usage or configuration; one line a problem on standard error"),
     (

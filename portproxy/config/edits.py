@@ -100,13 +100,14 @@ def settled(source: Source) -> Source:
 
 
 class _Table:
-    """The entries while they are being changed."""
+    """The entries while they are being changed, in the order that the file will have them in."""
 
     def __init__(self, rules: Iterable[Written], save: bool) -> None:
         self._save = save
         self.entries = {key_of(written.tags()): written for written in rules}
         self._before = tuple(key for key, written in self.entries.items() if written.origin is Origin.FILE)
-        self._touched: dict[Key, None] = {}
+        self._touched: dict[Key, bool] = {}
+        """Entries, and whether they stand behind all that were there before."""
         self._cleared = False
         self.places: dict[Place, int] = {}
 
@@ -122,27 +123,32 @@ class _Table:
             raise _RefusedError(told)
         if command.verb is Verb.DELETE:
             self._delete(key)
-        else:
-            if command.verb is Verb.SET and before:
-                tags = {**before.tags(), **tags}
-            place = Place(labelled.where or label(key))
-            self.places[place] = number
-            self.entries[key] = Written(place, tags, self._origin(before))
-        self._touched[key] = None
+            return
+        if command.verb is Verb.SET and before:
+            tags = {**before.tags(), **tags}
+        place = Place(labelled.where or label(key))
+        self.places[place] = number
+        self.entries[key] = Written(place, tags, self._origin(before))
+        self._touch(key, anew=before is None or before.origin is not Origin.FILE)
 
     def edits(self) -> tuple[Edit, ...]:
         """What brings the file from the rules before to those now."""
-        puts = [
-            Put(key, _values(self.entries[key])) if key in self.entries else Remove(key)
-            for key in self._touched
-        ]
-        if not self._cleared:
-            return tuple(puts)
-        kept = [key for key in self._before if key in self.entries]
-        # Entries that come back where they were keep their comments.
-        if list(self.entries)[: len(kept)] != kept:
-            kept = []
-        return (Clear(frozenset(kept)), *puts)
+        cleared: list[Edit] = []
+        kept: list[Key] = []
+        if self._cleared:
+            kept = [key for key in self._before if key in self.entries]
+            # Entries that come back where they were keep their comments.
+            if list(self.entries)[: len(kept)] != kept:
+                kept = []
+            cleared.append(Clear(frozenset(kept)))
+        # What stands elsewhere now than the file may have it is taken out first, to be put behind the others.
+        moved = {key for key, anew in self._touched.items() if anew}.difference(kept)
+        removes = [Remove(key) for key in self._touched if key in moved or key not in self.entries]
+        puts = [Put(key, _values(self.entries[key])) for key in self.entries if key in self._touched]
+        return (*cleared, *removes, *puts)
+
+    def _touch(self, key: Key, anew: bool) -> None:
+        self._touched[key] = anew or self._touched.get(key, False)
 
     def _origin(self, before: Written | None) -> Origin:
         if self._save:
@@ -160,6 +166,7 @@ class _Table:
     def _delete(self, key: Key) -> None:
         if key in self.entries:
             del self.entries[key]
+            self._touch(key, anew=True)
             return
         type_, _, port = key
         others = [other[1] for other in self.entries if (other[0], other[2]) == (type_, port)]

@@ -62,6 +62,8 @@ async def firewall(case: Case) -> Step:
         return Step("firewall", Outcome.SKIPPED, "no socket to look with", errno_name(error))
     with probe:
         code = await _answer(probe, address, rule.listen.port)
+    if code == errno.EADDRNOTAVAIL:
+        return Step("firewall", Outcome.SKIPPED, f"this host has no address {address} to look at")
     if code:
         text = f"the listener on {address} does not answer this host itself: packets are dropped or rejected"
         advice = (

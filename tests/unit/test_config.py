@@ -222,6 +222,14 @@ def test_the_environment_rules() -> None:
     assert [rule.listen.port for rule in made.rules] == [3, 4, 7, 9]
 
 
+def test_a_semicolon_in_quotes_ends_no_rule() -> None:
+    text = """v6tov4 1 name="a;b";v6tov4 2 'name=c;"d' ; v6tov4 3 name="e\\";f" # it's; not so"""
+    with pytest.raises(ConfigError, match="^PORTPROXY_RULES: rule 3"):
+        config.read(None, (), {"PORTPROXY_RULES": text}).config()
+    made = config.read(None, (), {"PORTPROXY_RULES": text.partition(" #")[0]}).config()
+    assert [rule.name for rule in made.rules] == ["a;b", 'c;"d', 'e";f']
+
+
 def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
     path = file(tmp_path, '[server]\nstatus = "127.0.0.1:1"\ncontrol = "/a"')
     environ = {"PORTPROXY_STATUS": "127.0.0.1:2", "PORTPROXY_CONTROL": ""}
