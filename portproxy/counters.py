@@ -1,12 +1,13 @@
 """A rule's counters: one flat block of unsigned 64-bit slots.
 
-The relay adds to them by index; readers (metrics, health) only read. One block a rule, one writer a
-block, so the same layout can live in shared memory and be summed over workers.
+The relay adds to them by index; readers (metrics, health) only read. One block a running rule, one writer
+a block, so the same layout can live in shared memory and be summed over workers.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 from portproxy.reasons import ConnectFailed, Ended, Refused
 
@@ -41,6 +42,12 @@ SLOTS = ENDED + len(Ended)
 def new_block() -> memoryview:
     """A zeroed block in this process's own memory."""
     return memoryview(bytearray(8 * SLOTS)).cast("Q")
+
+
+def add(block: memoryview | list[int], other: Sequence[int] | memoryview) -> None:
+    """Add to ``block`` what ``other`` counts, slot by slot."""
+    for slot, count in enumerate(other):
+        block[slot] += count
 
 
 def observe_connect(block: memoryview, seconds: float) -> None:

@@ -77,12 +77,12 @@ class Handlers:
         # Where [defaults] sets an option, leaving it out would not stand for portproxy's own default.
         always = frozenset(self._changes.source.defaults)
         async with self._building:
-            return Reply(True, await trio.to_thread.run_sync(render.dump, rules, always))
+            return Reply(True, await _off_the_loop(render.dump, rules, always))
 
     async def _status(self, request: Request) -> Reply:
         async with self._building:
             snapshot = await self._snapshot()
-            return Reply(True, "", dict(await trio.to_thread.run_sync(status_data, snapshot)))
+            return Reply(True, "", dict(await _off_the_loop(status_data, snapshot)))
 
     async def _sessions(self, request: Request) -> Reply:
         name = request.args.get("rule")
@@ -90,7 +90,7 @@ class Handlers:
             name = self._find(name).name
         async with self._building:
             statuses = await self._supervisor.session_statuses(name)
-            return Reply(True, "", dict(await trio.to_thread.run_sync(sessions_data, statuses)))
+            return Reply(True, "", dict(await _off_the_loop(sessions_data, statuses)))
 
     async def _kill(self, request: Request) -> Reply:
         session = request.args.get("session", "")
@@ -153,6 +153,14 @@ class Handlers:
                 names = ", ".join(rule.name for rule in found[:4])
                 raise PortproxyError(f"{shown(word)} may be {names}; name one of them")
         raise PortproxyError(f"{shown(word)}: there is no such rule; `portproxy status` lists them")
+
+
+async def _off_the_loop(build: Callable[..., T], *args: object) -> T:
+    """What ``build`` makes of ``args``, in a thread; here, where none can be started."""
+    try:
+        return await trio.to_thread.run_sync(build, *args)
+    except RuntimeError:
+        return build(*args)
 
 
 def health_reply(snapshot: Snapshot) -> Reply:

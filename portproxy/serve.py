@@ -157,6 +157,9 @@ class _Relay:
         except PortproxyError as error:
             for line in error.lines:
                 self._log.error("not reloaded", problem=line)
+        except Exception as error:
+            # No thread to read the file in, for one: that is no reason to end what runs.
+            self._log.fault("a fault of portproxy in a reload", error)
 
     async def _drain(self) -> None:
         self._log.info(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
 import trio
 
 from portproxy.errors import StartError
 
 T = TypeVar("T")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 QUEUE = 16_384
 """Items that may wait; at 10,000 sessions a second that is a stall of more than a second and a half."""
@@ -148,20 +151,26 @@ class LineSink(Generic[T]):
             lines = [self._encode(self._queue.popleft()) for _ in range(min(SLICE, len(self._queue)))]
             data = self._torn + b"".join(lines)
             try:
-                sent, error = await trio.to_thread.run_sync(
-                    _write, self._fd, data, abandon_on_cancel=True, limiter=self._thread
-                )
+                sent, error = await self._in_thread(_write, self._fd, data)
             except trio.Cancelled:
                 self.lost += len(lines)
                 raise
+            except OSError as no_thread:
+                sent, error = 0, no_thread
             self._account(data, sent, error)
+
+    async def _in_thread(self, work: Callable[[*Ts], R], *args: *Ts) -> R:
+        """What ``work`` returns. Raises what it does, and OSError where no thread can be had for it."""
+        try:
+            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=self._thread)
+        except (RuntimeError, MemoryError):
+            # What Python makes of pthread_create(3)'s EAGAIN. A log that cannot be written ends no session.
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
 
     async def _swap_file(self) -> None:
         assert self._path is not None
         try:
-            fresh = await trio.to_thread.run_sync(
-                open_log, self._path, abandon_on_cancel=True, limiter=self._thread
-            )
+            fresh = await self._in_thread(open_log, self._path)
         except OSError as error:
             self._on_error(f"log file {self._path}: not reopened, the old one goes on: {error.strerror}")
             return

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 
-from portproxy import counters
 from portproxy.accesslog import Record
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.loop import Accountable
@@ -33,6 +33,8 @@ RETRY_LAST = 30.0
 _SAY_FALLBACKS_EVERY = 60.0
 _ARRANGED_AT_ONCE = 32
 """Ports that are arranged between two turns of those that relay."""
+
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -138,7 +140,7 @@ class Supervisor:
     def end_sessions(self, reason: Ended) -> None:
         """Reset every session now."""
         for instance in list(self.all_instances()):  # one that is idle then and retired goes
-            _abort(instance, reason)
+            instance.end_sessions(reason)
 
     @property
     def errors(self) -> Mapping[str, str]:
@@ -193,7 +195,7 @@ class Supervisor:
             await self._names.look_up(config.active)
             steps = plan(self.config, config)
             before, self._instances = self._instances, self._next_instances(steps)
-            self._leaving = set(before.values()) - set(self._instances.values())
+            self._leaving |= set(before.values()) - set(self._instances.values())
             self.config = config
             await self._arrange(steps.ports)
             self._retire(config.server.draintimeout)
@@ -205,12 +207,8 @@ class Supervisor:
         for was, rule in steps.change:
             instances[rule.name] = self._instances[was.name]
             instances[rule.name].change(rule)
-        # A rule that moves to another endpoint under its old name goes on counting.
-        leaving = [*self._retired, *(self._instances[rule.name] for rule in steps.stop)]
-        blocks = {instance.rule.name: instance.block for instance in leaving}
         for rule in steps.start:
-            block = blocks.get(rule.name) or counters.new_block()
-            instances[rule.name] = Instance(rule, block, self._around)
+            instances[rule.name] = Instance(rule, self._around)
         return instances
 
     async def _arrange(self, keys: Sequence[PortKey]) -> None:
@@ -223,7 +221,7 @@ class Supervisor:
                 self._ports[key] = Port(*key, self.engine, self._names, self._shortage)
         listeners = None
         if any(self._ports[key].gives_way(rules[key]) for key in keys):
-            listeners = await trio.to_thread.run_sync(Listeners, abandon_on_cancel=True)
+            listeners = await _in_thread(Listeners)
         for number, key in enumerate(keys):
             if number % _ARRANGED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
@@ -244,21 +242,30 @@ class Supervisor:
                     places.append((address, *key[::-1]))
                     unknown.append((port, name))
         if places:
-            found = await trio.to_thread.run_sync(who_holds, places, abandon_on_cancel=True)
-            for (port, name), holder in zip(unknown, found, strict=True):
+            found = await _in_thread(lambda: who_holds(places))
+            for (port, name), holder in zip(unknown, found or [""] * len(places), strict=True):
                 port.errors[name] += f" by {holder}" if holder else ""
 
     def _retire(self, within: float) -> None:
         """Let the sessions of rules that are gone end by themselves, ``within`` seconds at most."""
         leaving, self._leaving = self._leaving, set()
-        self._retired |= leaving
-        self._on_idle()
-        for instance in leaving & self._retired:
+        busy = {instance for instance in leaving if instance.sessions}
+        self._retired |= busy
+        self._let_go(leaving - busy)
+        for instance in busy:
             self._nursery.start_soon(self._end_after, instance, within)
+
+    def _let_go(self, idle: Iterable[Instance]) -> None:
+        """Forget rules that are gone and ``idle``; who bears the name of one counts on from its totals."""
+        heirs = {instance.rule.name: instance for instance in (*self._leaving, *self._retired)}
+        for instance in idle:
+            heir = self._instances.get(instance.rule.name) or heirs.get(instance.rule.name)
+            if heir:
+                instance.hand_over(heir)
 
     async def _end_after(self, instance: Instance, seconds: float) -> None:
         await trio.sleep(seconds)
-        _abort(instance, Ended.DRAIN)
+        instance.end_sessions(Ended.DRAIN)
 
     async def _retry(self) -> None:
         """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""
@@ -273,10 +280,18 @@ class Supervisor:
                     delay = RETRY_FIRST
                     continue
                 delay = min(2 * delay, RETRY_LAST)
-                async with self._changing:
-                    await self._names.look_up(self.config.active)
-                    await self._arrange([key for key, port in self._ports.items() if port.errors])
-                self._note_errors()
+                try:
+                    await self._listen_again()
+                except Exception:
+                    self._fault("listening again")
+
+    async def _listen_again(self) -> None:
+        async with self._changing:
+            await self._names.look_up(self.config.active)
+            # By what was noted: a port that a fault kept from being arranged has forgotten its errors.
+            failed = [port_key(rule) for rule in self.config.active if rule.name in self._errors]
+            await self._arrange(tuple(dict.fromkeys(failed)))
+        self._note_errors()
 
     def _errors_now(self) -> dict[str, str]:
         return {name: why for port in self._ports.values() for name, why in port.errors.items()}
@@ -320,8 +335,10 @@ class Supervisor:
             ways += [(reached.rule, further) for further in reached.last_addresses()]
         return False
 
-    def _on_idle(self) -> None:
-        self._retired -= {instance for instance in self._retired if not instance.sessions}
+    def _on_idle(self, instance: Instance) -> None:
+        if instance in self._retired:
+            self._retired.remove(instance)
+            self._let_go([instance])
         self._idle.set()
 
     def _on_pause(self, error: OSError | None) -> None:
@@ -370,6 +387,9 @@ class Supervisor:
         yield from self._retired
 
 
-def _abort(instance: Instance, reason: Ended) -> None:
-    for session in list(instance.sessions):
-        session.abort(reason)
+async def _in_thread(work: Callable[[], T]) -> T | None:
+    """What ``work``, which blocks, returns; None where it has to be done without."""
+    try:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+    except (RuntimeError, MemoryError):  # what Python makes of pthread_create(3)'s EAGAIN
+        return None

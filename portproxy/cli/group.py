@@ -28,17 +28,18 @@ class Commands(click.Group):
         if not words:
             context.fail("Missing command.")
         if words[0] not in self.commands:
-            words[0] = self._netsh_verb(words[0])
+            words[0] = self._netsh_verb(words[0], context)
         if len(words) > 1 and words[-1] in _QUESTIONS:
             words[-1] = "--help"
         return super().resolve_command(context, words)
 
-    def _netsh_verb(self, word: str) -> str:
+    def _netsh_verb(self, word: str, context: click.Context) -> str:
         try:
             return verb_of(word) or word
         except GrammarError:
-            if any(verb.startswith(word.lower()) for verb in Verb):
-                raise  # It is short for several.
+            # Short for several, which is to be said; but not to those who are completing it.
+            if not context.resilient_parsing and any(verb.startswith(word.lower()) for verb in Verb):
+                raise
             return word
 
 

@@ -31,6 +31,7 @@ EXIT_CODES = (
         "connection would fail",
     ),
     ("2", "bad usage or configuration; one line a problem on standard error"),
+    ("75", "the relay is busy with other commands; try again"),
     (
         "130, 143",
         "as a shell shows it: killed by SIGINT (Ctrl-C) or SIGTERM when there was nothing to stop, not yet "

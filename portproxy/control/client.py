@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 
@@ -20,6 +21,9 @@ from portproxy.wire.control_frames import (
 
 TIMEOUT = 2.0
 """Seconds for a whole exchange: less than probes allow, so that it is said why one fails."""
+PAUSE_FIRST = 0.05
+PAUSE_LAST = 0.5
+"""Seconds until a busy relay is asked again: doubled from the first to the last."""
 BODY_LIMIT = 4096
 """Bytes read of an answer of /readyz, which is one line."""
 
@@ -27,26 +31,18 @@ BODY_LIMIT = 4096
 def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
     """What the relay at the control socket ``path`` answers within ``timeout`` seconds.
 
-    A command that is under way goes on when nobody waits for it any more. Raises PortproxyError where none
-    answers, or what answers is not a relay.
+    A relay that is busy is asked again and again; its refusal, with EX_TEMPFAIL (sysexits.h), is the answer
+    where it still is in the end. A command that is under way goes on when nobody waits for it any more.
+    Raises PortproxyError where none answers, or what answers is not a relay.
     """
     deadline = time.monotonic() + timeout
     unknown = "; whether the change was made, `portproxy show all` says" if request.change.commands else ""
     try:
-        frame = encode(request)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(timeout)
-            sock.connect(path)
-            # A relay that refuses the request hangs up before the end of it, with a reply that says why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(frame)
-            return _receive_reply(sock, deadline)
+        return _exchange_when_free(path, encode(request), deadline)
     except UnicodeEncodeError:
         raise PortproxyError("an argument is not UTF-8, which no name or address is without") from None
     except TimeoutError:
         raise PortproxyError(f"the relay at {path} did not answer within {timeout:g} s{unknown}") from None
-    except BlockingIOError:
-        raise PortproxyError(f"busy: too many clients wait for the relay at {path}; try again") from None
     except PermissionError:
         raise PortproxyError(f"the relay at {path} serves root and its own user only") from None
     except ConnectionResetError:
@@ -62,6 +58,30 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
         ) from None
 
 
+def _exchange_when_free(path: str, frame: bytes, deadline: float) -> Reply:
+    pause = PAUSE_FIRST
+    while True:
+        reply = _exchange(path, frame, deadline)
+        if reply.exit_code != os.EX_TEMPFAIL or time.monotonic() + pause >= deadline:
+            return reply
+        time.sleep(pause)
+        pause = min(2 * pause, PAUSE_LAST)
+
+
+def _exchange(path: str, frame: bytes, deadline: float) -> Reply:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_left(deadline))
+        try:
+            sock.connect(path)
+        except BlockingIOError:  # the backlog is full (unix(7), EAGAIN)
+            busy = f"busy: too many clients wait for the relay at {path}; try again"
+            return Reply.refusal(busy, os.EX_TEMPFAIL)
+        # A relay that refuses the request hangs up before the end of it, with a reply that says why.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(frame)
+        return _receive_reply(sock, deadline)
+
+
 def _receive_reply(sock: socket.socket, deadline: float) -> Reply:
     decoder = Decoder(REPLY_LIMIT)
     while data := _receive(sock, deadline):
@@ -71,11 +91,15 @@ def _receive_reply(sock: socket.socket, deadline: float) -> Reply:
 
 
 def _receive(sock: socket.socket, deadline: float) -> bytes:
+    sock.settimeout(_left(deadline))
+    return sock.recv(1 << 16)
+
+
+def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    sock.settimeout(left)
-    return sock.recv(1 << 16)
+    return left
 
 
 def health_over_http(endpoint: Endpoint, timeout: float = TIMEOUT) -> Reply:

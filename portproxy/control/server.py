@@ -15,6 +15,7 @@ import trio
 from portproxy.control import place
 from portproxy.errors import PortproxyError, StartError, printable, shown
 from portproxy.log import Log
+from portproxy.reasons import SHORTAGE
 from portproxy.wire.control_frames import (
     REPLY_LIMIT,
     REQUEST_LIMIT,
@@ -33,6 +34,8 @@ DEADLINE = 5.0
 """Seconds a client has for its request, and again for taking the reply."""
 CLIENTS = 32
 """Clients at once: each costs the relay a descriptor."""
+PAUSE = 0.1
+"""Seconds until accepting is tried again, where not even the spare descriptor was to be had."""
 SMALL = 16 << 10
 """Bytes a request may have, and a reply, without waiting for its turn or being turned away: more than a
 command line needs, and times CLIENTS not much."""
@@ -106,15 +109,71 @@ async def serve_control(
     handlers: Handlers,
     log: Log,
     *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer commands at ``path`` until cancelled; faults of ``handlers`` go to ``log``.
 
     Raises StartError as ``control_socket`` does.
     """
     with control_socket(path) as sock:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        await trio.serve_listeners(_Server(handlers, log).serve, [listener], task_status=task_status)
+        sock.setblocking(False)
+        server = _Server(handlers, log)
+        with contextlib.closing(_Spare()) as spare:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    if client := _accept(sock, spare):
+                        nursery.start_soon(_serve, server, client, spare)
+                    else:
+                        await trio.sleep(PAUSE)
+
+
+class _Spare:
+    """A descriptor kept for accepting a client when clients of the rules have taken all the others.
+
+    That is when an operator needs ``sessions`` and ``kill`` the most.
+    """
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Have it again, if there is one to be had."""
+        if self._fd is None:
+            with contextlib.suppress(OSError):
+                self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Leave it to whoever opens the next descriptor."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _accept(listener: socket.socket, spare: _Spare) -> trio.socket.SocketType | None:
+    """The next client, by ``spare`` if need be; None where there is none, or no descriptor for it."""
+    spare.take_back()
+    try:
+        try:
+            client, _ = listener.accept()
+        except OSError as error:
+            if error.errno not in SHORTAGE:
+                raise
+            # In the same turn, or else a rule's client has it.
+            spare.close()
+            client, _ = listener.accept()
+    except OSError:
+        return None
+    return trio.socket.from_stdlib_socket(client)
+
+
+async def _serve(server: _Server, client: trio.socket.SocketType, spare: _Spare) -> None:
+    with client:
+        await server.serve(trio.SocketStream(client))
+    # Not after another turn, for the same reason.
+    spare.take_back()
 
 
 def peer_uid(sock: trio.socket.SocketType) -> int:
@@ -149,22 +208,24 @@ class _Server:
                 await stream.send_all(encode(_busy(f"{CLIENTS} clients are being served")))
                 return
             try:
-                await self._send(stream, await self._answer(stream))
+                await self._send(stream, *await self._answer(stream))
             finally:
                 self._seats.release()
 
-    async def _answer(self, stream: trio.SocketStream) -> bytes:
-        """The reply to what comes, as a frame. The request is no longer held then."""
+    async def _answer(self, stream: trio.SocketStream) -> tuple[bytes, bool]:
+        """The reply to what comes, as a frame, and whether it is of a change. No request is held then."""
         async with contextlib.AsyncExitStack() as turn:
             try:
                 request = await self._receive(stream, turn)
             except FrameError as error:
-                return encode(Reply.refusal(printable(str(error))))
+                return encode(Reply.refusal(printable(str(error)))), False
+            is_change = bool(request.change.commands)
             try:
-                return encode(await self._carry_out(request))
+                return encode(await self._carry_out(request)), is_change
             except Exception as error:
                 self._log.fault("a fault of portproxy in a control command", error, command=request.command)
-                return encode(Reply.refusal(f"a fault of portproxy in {request.command}: the log has it"))
+                told = f"a fault of portproxy in {request.command}: the log has it"
+                return encode(Reply.refusal(told)), is_change
 
     async def _receive(self, stream: trio.SocketStream, turn: contextlib.AsyncExitStack) -> Request:
         """The client's request. A large one waits until it is the only one, which it is until ``turn`` ends.
@@ -195,7 +256,7 @@ class _Server:
         except PortproxyError as error:
             return Reply.refusal("\n".join(map(printable, error.lines)), error.exit_code)
 
-    async def _send(self, stream: trio.SocketStream, frame: bytes) -> None:
+    async def _send(self, stream: trio.SocketStream, frame: bytes, is_change: bool) -> None:
         """Send a reply, or why it is not sent; what is not taken within DEADLINE is dropped."""
         if len(frame) > REPLY_LIMIT:
             frame = encode(
@@ -203,7 +264,7 @@ class _Server:
             )
         elif len(frame) > max(self._room, SMALL):
             # Rather than wait, which would hold the reply.
-            frame = encode(_busy("other clients are taking large replies"))
+            frame = encode(_UNTOLD if is_change else _busy("other clients are taking large replies"))
         self._room -= len(frame)
         try:
             with trio.move_on_after(DEADLINE):
@@ -213,4 +274,11 @@ class _Server:
 
 
 def _busy(why: str) -> Reply:
-    return Reply.refusal(f"busy: {why}; try again")
+    """Nothing was changed: asking again does no harm."""
+    return Reply.refusal(f"busy: {why}; try again", os.EX_TEMPFAIL)
+
+
+_UNTOLD = Reply.refusal(
+    "other clients are taking large replies; whether the change was made, `portproxy show all` says"
+)
+"""Instead of a large reply to a change, which is not to be tried again: it may have been made."""

@@ -124,6 +124,8 @@ class Resolver:
             code = _EAI_NAMES.get(failure.errno, "") if isinstance(failure, socket.gaierror) else ""
         except ValueError as failure:  # UnicodeError is one
             error = f"not a host name ({failure})"
+        except (RuntimeError, MemoryError) as failure:  # what Python makes of pthread_create(3)'s EAGAIN
+            error = f"no thread to look it up ({str(failure) or 'out of memory'})"
         _store(entry, addresses, f"{name}: {error}", trio.current_time(), code)
         assert entry.arrived is not None
         entry.arrived.set()

@@ -70,8 +70,10 @@ def rule_state(
 
 
 def _counted(instances: Sequence[Instance]) -> list[int]:
-    """The counters that ``instances`` of one name share, with what their sessions have moved so far."""
+    """The sum of what ``instances`` of one name have counted, and their sessions moved so far."""
     block = list(instances[0].block if instances else counters.new_block())
+    for further in instances[1:]:
+        counters.add(block, further.block)
     for instance in instances:
         instance.add_live(block)
     return block

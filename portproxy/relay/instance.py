@@ -40,7 +40,7 @@ class Surroundings:
     """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
 
     ``leads_back(rule, address)`` says whether dialling ``address`` for the rule would come back to it;
-    ``on_idle()`` hears of a rule without sessions, ``on_fallback(rule, legs)`` of splice refused;
+    ``on_idle(instance)`` hears of one without sessions, ``on_fallback(rule, legs)`` of splice refused;
     ``numbers`` gives each session its own.
     """
 
@@ -50,17 +50,17 @@ class Surroundings:
     spawn: Spawn
     leads_back: Callable[[Rule, str], bool]
     report: Callable[[Record], None] | None
-    on_idle: Callable[[], None]
+    on_idle: Callable[[Instance], None]
     on_fallback: Callable[[Rule, int], None]
     numbers: Iterator[int]
 
 
 class Instance:
-    """One running rule. ``block`` holds its counters, laid out as ``portproxy.counters`` says."""
+    """One running rule. ``block`` holds its counters, laid out as ``portproxy.counters`` says: its alone."""
 
-    def __init__(self, rule: Rule, block: memoryview, surroundings: Surroundings) -> None:
+    def __init__(self, rule: Rule, surroundings: Surroundings) -> None:
         self.rule = rule
-        self.block = block
+        self.block = counters.new_block()
         self.sessions: set[Session] = set()
         self.engine = surroundings.engine
         self.resolver = surroundings.resolver
@@ -148,6 +148,17 @@ class Instance:
         self._leave(session)
         self._report(session, Moved(up, down, outcome.dataplane), outcome.reason, outcome.error)
 
+    def end_sessions(self, reason: Ended) -> None:
+        """Reset every session now."""
+        for session in list(self.sessions):
+            session.abort(reason)
+
+    def hand_over(self, heir: Instance) -> None:
+        """Let ``heir`` count on from the totals of this one, which has no sessions and counts no more."""
+        counters.add(heir.block, self.block)
+        # Whoever holds this one still, as a status that is made by turns does, is not to count it twice.
+        self.block = counters.new_block()
+
     def add_live(self, block: list[int]) -> None:
         """Add to ``block``, a copy of the counters, what the sessions that still run have moved.
 
@@ -176,7 +187,7 @@ class Instance:
         self.block[counters.ACTIVE] -= 1
         self._admission.leave(session.peer[0])
         if not self.sessions:
-            self._around.on_idle()
+            self._around.on_idle(self)
 
     def _report(
         self, session: Session, moved: Moved, reason: ConnectFailed | Ended, error: int | str

@@ -81,7 +81,10 @@ async def serve_status(
         make = partial(answer, method, path, accept, snapshot())
         if path != METRICS:
             return make()
-        return await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=renderer)
+        try:
+            return await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=renderer)
+        except RuntimeError:  # no thread can be started: rather late than not at all
+            return make()
 
     async def serve_client(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):

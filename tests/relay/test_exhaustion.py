@@ -8,29 +8,36 @@ import random
 import resource
 import signal
 import socket
+import sys
+from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from portproxy.control.client import ask
 from portproxy.net.descriptors import raise_limit
+from portproxy.wire.control_frames import Reply, Request
 from tests.relay.namespaces import in_own_network
 from tests.relay.rig import (
+    PATIENCE,
     beside,
     dial,
     dial_endpoint,
     echo,
     eventually,
     free_port,
+    make_rule,
     receive_all,
     relaying,
     round_trip,
     send_all,
     to,
     upstream,
+    was_reset,
 )
-from tests.relay.served import Served, serving, table
+from tests.relay.served import Served, command, serving, table
 
 SERVER = '[server]\nlog = "json"\n'
 
@@ -100,6 +107,83 @@ async def test_the_last_descriptor_accepts_nobody_who_could_not_be_dialled_for(t
             assert {record["reason"] for record in served.records} == {"finished"}
             pauses = len(await served.said("accepting paused"))
             await served.said("accepting again", pauses)
+
+
+async def asked(path: str, request: Request) -> Reply:
+    return await trio.to_thread.run_sync(ask, path, request, PATIENCE)
+
+
+async def test_the_control_socket_answers_while_clients_hold_every_descriptor(tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    with upstream() as service, ExitStack() as stack:
+        rule = to(service)
+        async with (
+            beside(partial(echo, service)),
+            serving(tmp_path / "f", SERVER, table(rule), arguments=("--control", path)) as served,
+        ):
+            leave(served, 2 * 4)
+            holders = [stack.enter_context(dial(rule)) for _ in range(4)]
+            for holder in holders:
+                await round_trip(holder)
+            waiting = [stack.enter_context(dial(rule)) for _ in range(3)]
+            await served.said("accepting paused")
+            async with trio.open_nursery() as nursery:
+                for command in ("status", "sessions", "health") * 3:
+                    nursery.start_soon(answers, path, Request(command))
+            listed = await asked(path, Request("sessions"))
+            ids = [session["id"] for session in listed.data["sessions"]]
+            assert len(ids) == 4
+            for id in ids[:3]:
+                assert (await asked(path, Request("kill", {"session": id}))).ok
+            for client in (*waiting, holders[3]):
+                await round_trip(client)
+            stack.close()
+            await eventually(lambda: len(served.records) == 7)
+            await answers(path, Request("health"))
+            reasons = Counter(record["reason"] for record in served.records)
+            assert reasons == {"killed": 3, "finished": 4}
+            told = {event["event"] for event in served.events if event["level"] != "info"}
+            assert [event for event in told if not event.startswith("accepting paused")] == []
+
+
+async def answers(path: str, request: Request) -> None:
+    assert (await asked(path, request)).ok
+
+
+WITHOUT_THREADS = (
+    "import os, resource as r, sys;"
+    "r.setrlimit(r.RLIMIT_STACK, (8 << 30, r.getrlimit(r.RLIMIT_STACK)[1]));"
+    "r.setrlimit(r.RLIMIT_AS, (4 << 30,) * 2);"
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Runs a command that can start no thread: its stack would be as large as RLIMIT_STACK
+(pthread_create(3)). RLIMIT_NPROC does not bind root."""
+
+
+async def test_without_threads_the_relay_goes_on(tmp_path: Path) -> None:
+    path, file = str(tmp_path / "control.sock"), tmp_path / "f"
+    with upstream() as service:
+        rule, named = to(service), make_rule("localhost:1", name="named")
+        file.write_text("\n".join((SERVER, table(rule), table(named))))
+        words = [*command("-c", str(file), "--control", path)]
+        async with beside(partial(echo, service)):
+            # Its log has nobody to write it.
+            process = await trio.lowlevel.open_process([sys.executable, "-c", WITHOUT_THREADS, *words])
+            try:
+                await eventually(lambda: os.path.exists(path))
+                with dial(rule) as client:
+                    await round_trip(client)
+                    with dial(named) as other:
+                        assert await was_reset(other)
+                    os.kill(process.pid, signal.SIGHUP)
+                    refused = await asked(path, Request("reload"))
+                    assert refused.text == "a fault of portproxy in reload: the log has it"
+                    await answers(path, Request("health"))
+                    await round_trip(client)
+                process.terminate()
+                assert await process.wait() == 0
+            finally:
+                process.kill()
 
 
 async def scrape(port: int) -> str:

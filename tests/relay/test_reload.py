@@ -297,6 +297,44 @@ async def test_who_holds_a_port_is_looked_up_once(monkeypatch: pytest.MonkeyPatc
             assert all(str(error).count("in use by") == 1 for error in said.values())
 
 
+def no_thread(*_: object) -> list[str]:
+    """What asking for a thread comes to where RLIMIT_NPROC leaves none."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_change_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "who_holds", no_thread)
+    monkeypatch.setattr(supervisor, "Listeners", no_thread)
+    with upstream() as service:
+        specific = to(service, name="specific")
+        wildcard = replace(specific, name="wildcard", listen=Endpoint(ANY, specific.listen.port))
+        failing = make_rule(name="failing")
+        async with beside(partial(echo, service)), relaying(specific) as relay:
+            with taken(failing.listen.port):
+                await relay.supervisor.reload(relay.config(specific, wildcard, failing))
+                assert str((await relay.said("does not listen")).fields["error"]).endswith("port is in use")
+            for rule in (specific, wildcard):
+                with dial(rule) as client:
+                    await round_trip(client)
+
+
+async def test_a_fault_while_it_listens_again_is_logged_and_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count_attempts(monkeypatch)
+    rule = make_rule()
+    async with relaying(faults=1) as relay:
+        with taken(rule.listen.port), monkeypatch.context() as patch:
+            await relay.supervisor.reload(relay.config(rule))
+            patch.setattr(port, "listen", no_thread)
+            fault = await relay.said("listening again")
+            assert "can't start new thread" in str(fault.fields["traceback"])
+            assert state(relay, "rule") is RuleState.FAILED
+            patch.setattr(port, "listen", listen)
+        await relay.said("a rule listens again")
+        assert listening(rule)
+
+
 def pipes() -> int:
     return sum(target.startswith("pipe:") for target in open_descriptors().values())
 

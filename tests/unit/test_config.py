@@ -224,7 +224,7 @@ def test_the_environment_rules() -> None:
 
 def test_a_semicolon_in_quotes_ends_no_rule() -> None:
     text = """v6tov4 1 name="a;b";v6tov4 2 'name=c;"d' ; v6tov4 3 name="e\\";f" # it's; not so"""
-    with pytest.raises(ConfigError, match="^PORTPROXY_RULES: rule 3"):
+    with pytest.raises(ConfigError, match=r"^PORTPROXY_RULES: rule 3"):
         config.read(None, (), {"PORTPROXY_RULES": text}).config()
     made = config.read(None, (), {"PORTPROXY_RULES": text.partition(" #")[0]}).config()
     assert [rule.name for rule in made.rules] == ["a;b", 'c;"d', 'e";f']

@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from portproxy.config import DefaultControl
 from portproxy.control import place
@@ -16,7 +18,8 @@ from portproxy.errors import PortproxyError, StartError
 from portproxy.log import Event, Log
 from portproxy.model import Endpoint
 from portproxy.options.addresses import SOCKET_PATH, SOCKET_PATH_BYTES
-from portproxy.wire.control_frames import REQUEST_LIMIT, Reply, Request
+from portproxy.wire.control_frames import REQUEST_LIMIT, Reply, Request, encode
+from tests.relay.rig import PATIENCE
 
 HEALTH = Request("health")
 
@@ -209,10 +212,35 @@ def test_a_relay_that_accepts_nobody(tmp_path: Path) -> None:
         busy.bind(path)
         busy.listen(0)
         queued.connect(path)
-        with pytest.raises(
-            PortproxyError, match=f"^busy: too many clients wait for the relay at {path}; try again$"
-        ):
-            ask(path, HEALTH)
+        told = f"busy: too many clients wait for the relay at {path}; try again"
+        assert ask(path, HEALTH, 0.1) == Reply.refusal(told, os.EX_TEMPFAIL)
+
+
+async def test_a_relay_with_a_full_backlog_is_tried_again(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "control.sock"
+    pauses: list[float] = []
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
+        busy.bind(str(path))
+        busy.listen(0)
+        queued.connect(str(path))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(busy))
+
+        async def serve() -> None:
+            await (await listener.accept()).aclose()
+            await fake(listener, encode(Reply(True, "fine")), False)
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 6:
+                trio.from_thread.run_sync(nursery.start_soon, serve)
+                trio.from_thread.run(trio.testing.wait_all_tasks_blocked)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", sleep)
+            assert await asked(str(path), seconds=PATIENCE) == Reply(True, "fine")
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
 
 
 async def fake_endpoint(nursery: trio.Nursery, answer: bytes, hold: bool) -> Endpoint:

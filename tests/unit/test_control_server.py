@@ -18,7 +18,9 @@ from portproxy.log import Event, Log
 from portproxy.wire.control_frames import (
     REPLY_LIMIT,
     REQUEST_LIMIT,
+    Change,
     Decoder,
+    Line,
     Reply,
     Request,
     encode,
@@ -28,8 +30,8 @@ from tests.relay.rig import PATIENCE
 
 HEALTH = Request("health")
 IMPORT = Request("import", {"name": "x" * SMALL})
-BUSY_CLIENTS = Reply.refusal(f"busy: {CLIENTS} clients are being served; try again")
-BUSY_REPLIES = Reply.refusal("busy: other clients are taking large replies; try again")
+BUSY_CLIENTS = Reply.refusal(f"busy: {CLIENTS} clients are being served; try again", os.EX_TEMPFAIL)
+BUSY_REPLIES = Reply.refusal("busy: other clients are taking large replies; try again", os.EX_TEMPFAIL)
 
 
 class Relay:
@@ -229,11 +231,26 @@ async def test_clients_beyond_the_limit_are_told_so(mock_clock: trio.testing.Moc
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(await relay.connect()) for _ in range(CLIENTS)]
         for _ in range(3):
-            assert await relay.ask() == BUSY_CLIENTS
+            async with await relay.connect(encode(HEALTH)) as late:
+                assert await said(late) == BUSY_CLIENTS
         for stream in streams:
             await stream.send_eof()
             assert await said(stream) == Reply.refusal("the request ended before it was whole")
     assert (await relay.ask()).ok
+
+
+async def test_clients_beyond_the_limit_get_their_turn(relay: Relay) -> None:
+    replies: list[Reply] = []
+
+    async def change() -> None:
+        replies.append(await relay.ask(Request("wait")))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(CLIENTS + 8):
+            nursery.start_soon(change)
+        await relay.until(started=CLIENTS)
+        relay.go.set()
+    assert replies == [Reply(True, "changed")] * (CLIENTS + 8)
 
 
 async def test_large_requests_wait_for_each_other_and_small_ones_pass(
@@ -260,10 +277,17 @@ async def test_large_replies_that_are_not_taken_are_bounded(
     mock_clock: trio.testing.MockClock, relay: Relay
 ) -> None:
     half = Request("large", {"bytes": str(REPLY_LIMIT // 2 - len(encode(Reply(True, ""))))})
+    change = Request("large", half.args, Change((Line("reset"),)))
     async with await relay.connect(encode(half)) as one, await relay.connect(encode(half)) as other:
         for stream in (one, other):
             assert await stream.receive_some(1)
-        assert await relay.ask(half) == BUSY_REPLIES
+        async with await relay.connect(encode(half)) as late:
+            assert await said(late) == BUSY_REPLIES
+        async with await relay.connect(encode(change)) as late:
+            reply = await said(late)
+            assert reply
+            assert reply.exit_code == 1
+            assert reply.text.endswith("; whether the change was made, `portproxy show all` says")
         assert (await relay.ask()).ok
     await trio.testing.wait_all_tasks_blocked()
     assert (await relay.ask(half)).ok

@@ -92,6 +92,28 @@ async def test_an_empty_answer_and_a_name_that_is_none(names: Names, nursery: tr
     assert "not a host name" in await failure(Resolver(nursery), "a" * 64 + ".example")
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(RuntimeError("can't start new thread"), "can't start new thread"), (MemoryError(), "out of memory")],
+    ids=["thread", "memory"],
+)
+async def test_without_a_thread_a_look_up_fails(
+    nursery: trio.Nursery, mock_clock: MockClock, error: Exception, why: str
+) -> None:
+    answers: list[Exception | tuple[str, ...]] = [error, ("192.0.2.1",)]
+
+    def lookup(name: str, family: Family) -> tuple[str, ...]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    resolver = Resolver(nursery, lookup)
+    assert await failure(resolver, "a") == f"a: no thread to look it up ({why})"
+    mock_clock.jump(1)
+    assert await resolver.resolve("a", Family.V4, 5.0) == ("192.0.2.1",)
+
+
 async def test_answers_that_name_no_host_are_left_out(names: Names, nursery: trio.Nursery) -> None:
     names.answers |= {"blocked": ("0.0.0.0",), "mixed": ("::", "::ffff:192.0.2.1", "2001:db8::1")}
     resolver = Resolver(nursery, names.lookup)

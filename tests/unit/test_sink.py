@@ -6,6 +6,7 @@ import math
 import os
 import stat
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from trio._core import _thread_cache
 
 from portproxy.errors import StartError
 from portproxy.sink import QUEUE, LineSink
@@ -149,6 +151,40 @@ async def test_a_full_disk_is_said_once_and_its_lines_are_counted() -> None:
         nursery.cancel_scope.cancel()
     assert sink.lost == 600
     assert said == ["log /dev/full: lines are being lost: No space left on device"]
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under RLIMIT_NPROC; and none that is idle is left."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread_cache, "THREAD_CACHE", _thread_cache.ThreadCache())
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+async def test_without_a_thread_lines_are_counted_as_lost_until_there_is_one(
+    tmp_path: Path, nursery: trio.Nursery, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.getfixturevalue("no_threads")
+    path = tmp_path / "access.log"
+    said: list[str] = []
+    sink = LineSink(str(path), line, said.append)
+    await nursery.start(sink.run)
+    for number in range(600):
+        sink.put(number)
+    await until(lambda: sink.lost == 600)
+    sink.reopen()
+    await until(lambda: len(said) == 2)
+    assert said == [
+        f"log {path}: lines are being lost: no thread can be started",
+        f"log file {path}: not reopened, the old one goes on: no thread can be started",
+    ]
+    monkeypatch.undo()
+    sink.put(1)
+    await until(lambda: path.read_bytes() == line(1))
+    assert sink.lost == 600
 
 
 async def test_a_line_torn_by_an_error_is_finished_first_when_writing_goes_on(
