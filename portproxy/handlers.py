@@ -12,7 +12,6 @@ from portproxy.config.edits import Labelled
 from portproxy.control.server import Handlers as ByCommand
 from portproxy.counters import ACTIVE
 from portproxy.errors import PortproxyError, shown
-from portproxy.explain import as_data, as_text, explain
 from portproxy.model import Rule, RuleType
 from portproxy.netsh import render
 from portproxy.netsh.grammar import ALL, Command, Verb
@@ -102,6 +101,9 @@ class Handlers:
         return Reply(True, f"killed session {killed.id} of {killed.rule}, from {killed.client}")
 
     async def _explain(self, request: Request) -> Reply:
+        # Here, because every start would pay for it.
+        from portproxy.explain import as_data, as_text, explain
+
         rule = self._find(request.args.get("rule", ""))
         explanation = await explain(rule, self._supervisor, request.args.get("from"))
         return Reply(explanation.failed is None, as_text(explanation), as_data(explanation))

@@ -21,6 +21,9 @@ TOP = Path(__file__).parents[2]
 
 Line = dict[str, Any]
 
+SERVER = '[server]\nlog = "json"\n'
+"""What every file begins with, so that ``Served`` understands what the relay says."""
+
 
 def table(rule: Rule, **options: object) -> str:
     """``rule``'s type, name and endpoints as a ``[[rule]]`` of a configuration file, and ``options``."""

@@ -27,7 +27,7 @@ from tests.relay.rig import (
     upstream,
     was_reset,
 )
-from tests.relay.served import serving, table
+from tests.relay.served import SERVER, serving, table
 
 
 @pytest.fixture
@@ -65,8 +65,6 @@ def path(tmp_path: Path) -> Path:
 
 FAR = "198.51.100.1"
 """Of no host (RFC 5737)."""
-
-SERVER = '[server]\nlog = "json"\n'
 
 
 def held(path: Path) -> str:

@@ -33,9 +33,8 @@ from portproxy.wire.control_frames import (
     reply_untrusted,
 )
 from tests.relay.rig import PATIENCE, dial, eventually, receive_all, send_all, to, upstream
-from tests.relay.served import Served, serving, table
+from tests.relay.served import SERVER, Served, serving, table
 
-SERVER = '[server]\nlog = "json"\n'
 HEALTH = Request("health")
 GIGABYTE = 1 << 30
 GROWTH = 96 << 20

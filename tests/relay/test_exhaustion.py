@@ -37,9 +37,7 @@ from tests.relay.rig import (
     upstream,
     was_reset,
 )
-from tests.relay.served import Served, command, serving, table
-
-SERVER = '[server]\nlog = "json"\n'
+from tests.relay.served import SERVER, Served, command, serving, table
 
 
 def leave(served: Served, free: int) -> None:
