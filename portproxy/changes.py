@@ -31,8 +31,7 @@ _AT_START_ONLY = ("status", "control", "log", "accesslog")
 """Keys of ``[server]`` that a reload does not follow."""
 _UNSAVED = "rules were changed with --no-save; `portproxy reload` brings back what the file has"
 _ROUNDS = 20
-"""Of leaving out commands: each finds what is wrong with the last one for an entry, and a file has hardly
-three for one."""
+"""Of leaving out commands that are at odds with other rules, which may be at odds with yet others."""
 _NAMED = 8
 """Rules of a change that the log names."""
 
@@ -112,7 +111,7 @@ class Changes:
                 )
             draft = await trio.to_thread.run_sync(self._draft, commands, save, partly, abandon_on_cancel=True)
             old = await self._old(draft)
-            if not dry_run:
+            if not dry_run and draft.config is not self._supervisor.config:
                 await self._make(draft, old)
             return draft.changed
 
@@ -126,9 +125,10 @@ class Changes:
         """The commands carried out on paper: all of them, or with ``partly`` those that make sound rules."""
         edited, checked, refused = self._sound(commands, save, partly)
         taken = (labelled for number, labelled in enumerate(commands) if number not in refused)
-        if refused and not any(map(adds, taken)):
-            raise _together([ConfigError(lines) for lines in refused.values()])
         before = self._supervisor.config
+        if refused and not any(map(adds, taken)):
+            # A reset in front of them was not meant to be all that is left of them.
+            return _Draft(self.source, before, (), save, Changed(plan(before, before), refused))
         config = dataclasses.replace(checked, server=before.server)
         steps = plan(before, config)
         changed = Changed(steps, refused, _new_warnings(before, config, steps))
@@ -152,7 +152,7 @@ class Changes:
                 # What else is wrong may only follow from these.
                 errors = [*edited.refused.values(), *(ConfigError(lines) for lines in ours.values())]
                 raise _together([*errors, *([PortproxyError(_UNSAVED)] if save and self._unsaved else [])])
-            refused |= ours | {number: [str(error)] for number, error in edited.refused.items()}
+            refused |= ours | {number: list(error.lines) for number, error in edited.refused.items()}
         return edited, checked.config, refused
 
     async def _old(self, draft: _Draft) -> bytes:

@@ -83,7 +83,7 @@ def import_(file: str, how: How) -> None:
     refused = told(reply, ChangeData)["refused"]
     for number, problems in refused.items():
         line = imported.commands[number][0]
-        skipped += [(line, problem.removeprefix(f"line {line}: ")) for problem in problems]
+        skipped += [(line, problem.removeprefix(f"line {line}").lstrip(" :")) for problem in problems]
     _say_skipped(skipped)
     taken = [command for number, (_, command) in enumerate(imported.commands) if number not in refused]
     rules = sum(command.verb in (Verb.ADD, Verb.SET) for command in taken)
@@ -153,7 +153,9 @@ def send(lines: Sequence[Line], how: How, *, partly: bool = False) -> Reply:
     try:
         return ask(server, Request("change", change=change))
     except KeyboardInterrupt:
-        click.echo("portproxy: the relay goes on with the change; `portproxy show all` says when", err=True)
+        if not how.dry_run:
+            told = "the relay goes on with the change; `portproxy show all` says when it is made"
+            click.echo(f"portproxy: {told}", err=True)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -72,4 +72,5 @@ def server(path: str | None, control: str | None, status: str | None = None) -> 
         status=status,
         control=control,
         default_control=default_control(os.geteuid(), os.environ),
+        meant=path is not None,
     )

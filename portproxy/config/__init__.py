@@ -62,17 +62,19 @@ def load_server(
     status: str | None = None,
     control: str | None = None,
     default_control: DefaultControl = _NO_CONTROL,
+    meant: bool = False,
 ) -> Server:
     """The settings of the process alone, whatever is wrong with the file at ``path``.
 
     For those who ask a relay that runs: it may have read an earlier, sound version of the file, so
     what is wrong there does not keep them from asking. The file is not read where the command line or the
-    environment names the socket. Raises ConfigError for what is wrong with those.
+    environment names the socket. Raises ConfigError for what is wrong with those; and where the file was
+    ``meant``, not just there, for one that cannot be read at all: the relay that it names is not the default.
     """
     reader = Reader()
     if path is not None and not (status or control or environ.get("PORTPROXY_CONTROL")):
         reader.file(path)
-        reader.pass_over_problems()
+        reader.pass_over_problems(unread=not meant)
     _settings(reader, environ, status, control)
     reader.default_control(*default_control)
     return reader.server()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from portproxy.config.editor import NO_SAVE, Clear, Edit, Put, Remove, Value
 from portproxy.config.entries import Key, key_of, label
-from portproxy.config.rules import Origin, Place, Written
+from portproxy.config.rules import Origin, Place, Written, build
 from portproxy.config.source import Source
-from portproxy.errors import PortproxyError, printable, shown
+from portproxy.errors import ConfigError, PortproxyError, printable, shown
 from portproxy.netsh.grammar import Command, Verb
 from portproxy.options.kinds import PORT, RefusedError
 
@@ -20,20 +20,8 @@ _ORDER = (Origin.FILE, Origin.ENVIRONMENT, Origin.COMMAND_LINE, Origin.CONTROL)
 _NOT_IN_A_FILE = {Origin.COMMAND_LINE, Origin.ENVIRONMENT}
 
 
-class _RefusedError(PortproxyError):
+class _RefusedError(Exception):
     """One command that cannot be carried out as things are."""
-
-    def of(self, where: str) -> PortproxyError:
-        """The same, of the command that was written ``where``."""
-        error = PortproxyError(f"{where}: {self}" if where else str(self))
-        error.exit_code = self.exit_code
-        return error
-
-
-class _BadValueError(_RefusedError):
-    """One command that could never be carried out."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +54,15 @@ def apply(source: Source, commands: Mapping[int, Labelled], *, save: bool) -> Ed
     checked as a whole. Raises PortproxyError where a reset cannot be carried out: nothing of what comes
     behind it would mean what it says.
     """
-    table = _Table(source.rules, save)
-    refused = {}
+    table = _Table(source, save)
+    refused: dict[int, PortproxyError] = {}
     for number, labelled in commands.items():
         try:
             table.carry_out(labelled, number)
+        except ConfigError as error:
+            refused[number] = error
         except _RefusedError as error:
-            refused[number] = error.of(labelled.where)
+            refused[number] = PortproxyError(f"{labelled.where}: {error}" if labelled.where else str(error))
     rules = sorted(table.entries.values(), key=lambda written: _ORDER.index(written.origin))
     changed = dataclasses.replace(source, rules=tuple(rules))
     return Edited(changed, table.edits() if save else (), refused, table.places)
@@ -102,9 +92,10 @@ def settled(source: Source) -> Source:
 class _Table:
     """The entries while they are being changed, in the order that the file will have them in."""
 
-    def __init__(self, rules: Iterable[Written], save: bool) -> None:
+    def __init__(self, source: Source, save: bool) -> None:
         self._save = save
-        self.entries = {key_of(written.tags()): written for written in rules}
+        self._defaults = source.read_defaults([])
+        self.entries = {key_of(written.tags()): written for written in source.rules}
         self._before = tuple(key for key, written in self.entries.items() if written.origin is Origin.FILE)
         self._touched: dict[Key, bool] = {}
         """Entries, and whether they stand behind all that were there before."""
@@ -117,7 +108,7 @@ class _Table:
             self._reset()
             return
         tags: dict[str, object] = {**command.tags, "type": command.type}
-        key = self._key(tags)
+        key = self._key(tags, labelled.where)
         before = self.entries.get(key)
         if before and (told := self._unchangeable(before)):
             raise _RefusedError(told)
@@ -127,8 +118,14 @@ class _Table:
         if command.verb is Verb.SET and before:
             tags = {**before.tags(), **tags}
         place = Place(labelled.where or label(key))
+        written = Written(place, tags, self._origin(before))
+        # Here and not only in the end: later commands for the entry build on this one.
+        problems: list[str] = []
+        build(written, self._defaults, problems)
+        if problems:
+            raise ConfigError(problems)
         self.places[place] = number
-        self.entries[key] = Written(place, tags, self._origin(before))
+        self.entries[key] = written
         self._touch(key, anew=before is None or before.origin is not Origin.FILE)
 
     def edits(self) -> tuple[Edit, ...]:
@@ -173,13 +170,14 @@ class _Table:
         hint = f"; there is one with listenaddress={printable(others[0])}" if others else ""
         raise _RefusedError(f"{label(key)}: no such entry{hint}")
 
-    def _key(self, tags: Mapping[str, object]) -> Key:
+    def _key(self, tags: Mapping[str, object], where: str) -> Key:
         try:
             return key_of(tags)
         except RefusedError as refusal:
             port = tags.get("listenport")
             written = "is missing" if port is None else f"= {shown(port)}"
-            raise _BadValueError(f"listenport {written}: {str(refusal) or PORT.accepts}") from None
+            told = f"listenport {written}: {str(refusal) or PORT.accepts}"
+            raise ConfigError([f"{where}: {told}" if where else told]) from None
 
     def _unchangeable(self, written: Written) -> str:
         """Why a rule cannot be changed and saved; empty where it can."""

@@ -31,17 +31,19 @@ class Reader:
         self._defaults = Table("[defaults]", {}, self._problems)
         self._rules: list[Written] = []
         self._file: File | None = None
+        self._unread: list[str] = []
 
     def file(self, path: str) -> None:
         """Read the TOML file at ``path``."""
-        data = document.read(path, self._problems)
+        data = document.read(path, self._unread)
         self._file = File(path, document.digest(data))
-        self.document(document.decode(data, path, self._problems), path)
+        self.document(document.decode(data, path, self._unread), path)
 
     def document(self, text: str, source: str) -> None:
         """Read a TOML document that ``source`` names for people."""
         where = printable(source)
-        tables = document.tables(text, where, self._problems)
+        tables = document.tables(text, where, self._unread)
+        self._problems += self._unread
         for key, value in tables.items():
             if key not in _TABLES:
                 told = f"unknown table or key; {nearest(key, _TABLES)}"
@@ -91,9 +93,10 @@ class Reader:
             self._server["control"] = path
             self._warnings += [warning] if warning else []
 
-    def pass_over_problems(self) -> None:
-        """Do not hold the problems found until now against what is read."""
-        self._problems.clear()
+    def pass_over_problems(self, *, unread: bool) -> None:
+        """Do not hold the problems found until now against what is read; with ``unread``, not even those for
+        which nothing was."""
+        self._problems[:] = [] if unread else self._unread
 
     def server(self) -> Server:
         """What ``[server]`` holds; raises ConfigError with every problem but those of rules."""

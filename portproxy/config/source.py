@@ -61,7 +61,7 @@ class Source:
         themselves.
         """
         problems = list(self.problems)
-        defaults = Defaults(Table(self.defaults_where, self.defaults, problems))
+        defaults = self.read_defaults(problems)
         by_rule: dict[Place, list[str]] = {written.place: [] for written in self.rules}
         built = [build(written, defaults, by_rule[written.place]) for written in self.rules]
         placed = [rule for rule in built if rule is not None]
@@ -74,3 +74,7 @@ class Source:
             warnings=(*self.warnings, *findings.warnings),
         )
         return Checked(config, tuple(problems), by_rule)
+
+    def read_defaults(self, problems: list[str]) -> Defaults:
+        """``[defaults]``, for rules to be built with; what is wrong there is added to ``problems``."""
+        return Defaults(Table(self.defaults_where, self.defaults, problems))

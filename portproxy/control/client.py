@@ -36,7 +36,11 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
     Raises PortproxyError where none answers, or what answers is not a relay.
     """
     deadline = time.monotonic() + timeout
-    unknown = "; whether the change was made, `portproxy show all` says" if request.change.commands else ""
+    unknown = (
+        "; whether the change was made, the file says, or `portproxy show all`"
+        if request.change.commands
+        else ""
+    )
     try:
         return _exchange_when_free(path, encode(request), deadline)
     except UnicodeEncodeError:
@@ -47,7 +51,7 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
         raise PortproxyError(f"the relay at {path} serves root and its own user only") from None
     except ConnectionResetError:
         raise PortproxyError(
-            f"the relay at {path} hung up without an answer; did it stop?{unknown}"
+            f"the relay at {path} hung up without an answer (did it stop?){unknown}"
         ) from None
     except FrameError as error:
         raise PortproxyError(f"what answers at {path} is no portproxy relay: {error}") from None

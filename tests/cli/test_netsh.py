@@ -173,8 +173,8 @@ def test_a_dump_of_which_nothing_can_be_taken_deletes_nothing(relay: Shell, file
     dump = file.with_name("dump.txt")
     dump.write_text("pushd interface portproxy\nreset\nadd v4tov4 listenport=82 connectaddress=::1\npopd\n")
     code, said, errors = relay("import", str(dump))
-    assert (code, said) == (2, "")
-    assert errors[0].startswith('portproxy: line 3: connectaddress = "::1": v4tov4 connects to IPv4')
+    assert (code, said) == (1, "0 taken, 1 skipped\nno rule that listens changes\n")
+    assert errors[0].startswith('line 3: skipped: connectaddress = "::1": v4tov4 connects to IPv4')
     assert str(port) in relay("show", "all")[1]
 
 
@@ -300,6 +300,17 @@ def test_the_control_socket_is_found_by_option_variable_and_file(relay: Shell, f
     assert relay("show", "all", "--control", str(relay.control), environ=other) == NOTHING
     file.write_text(f'[server]\ncontrol = "{relay.control}"\n')
     assert relay("show", "all", "-c", str(file), environ={"PORTPROXY_CONTROL": ""}) == NOTHING
+
+
+def test_a_file_that_was_meant_and_cannot_be_read_names_no_other_relay(relay: Shell, file: Path) -> None:
+    """The default one, say."""
+    nothing = {"PORTPROXY_CONTROL": ""}
+    broken = file.with_name("broken.toml")
+    broken.write_text("[server")
+    for named, told in ((file.with_name("typo.toml"), "cannot be read"), (broken, "line 1, column 8")):
+        code, said, errors = relay("reset", "-c", str(named), environ=nothing)
+        assert (code, said) == (2, "")
+        assert errors[0].startswith(f"portproxy: {named}: {told}")
 
 
 def test_a_relay_without_a_file(portproxy: Shell) -> None:

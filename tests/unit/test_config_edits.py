@@ -211,13 +211,29 @@ def test_new_rules_stand_where_the_next_start_will_read_them() -> None:
 
 
 def test_problems_are_told_by_the_command() -> None:
-    checked = edited(source(), "add v4tov4 80 ::1", "add v6tov6 82 ::2 name=second").source.check()
-    problems = [line for lines in checked.by_rule.values() for line in lines]
-    assert problems == [
-        'v4tov4/*:80: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it',
+    done = edited(source(), "add v4tov4 80 ::1", "add v6tov6 82 ::2 name=second")
+    assert said(done) == {
+        0: 'v4tov4/*:80: connectaddress = "::1": v4tov4 connects to IPv4; type = "v4tov6" would take it'
+    }
+    (problem,) = (line for lines in done.source.check().by_rule.values() for line in lines)
+    assert problem == (
         'v6tov6/*:82 (second): name = "second": portproxy.toml: rule 2 (second) has this name already;'
-        " each rule needs a name of its own",
-    ]
+        " each rule needs a name of its own"
+    )
+
+
+def test_a_bad_command_spoils_no_other_for_the_same_entry() -> None:
+    done = edited(
+        source(),
+        "set v4tov4 80 192.0.2.1",
+        "set v4tov4 80 maxconn=-1",
+        "set v4tov4 80 idletimeout=5s",
+        "add v4tov4 9 connectport=abc",
+        "add v4tov4 9 connectport=5",
+    )
+    assert list(done.refused) == [1, 3]
+    first, *_, last = done.source.config().rules
+    assert (str(first.connect), first.limits.idletimeout, last.connect.port) == ("192.0.2.1:8080", 5.0, 5)
 
 
 def test_rules_are_called_by_where_they_are_then() -> None:

@@ -189,7 +189,7 @@ def unix_listener(path: Path) -> trio.SocketListener:
             b"",
             False,
             5.0,
-            "the relay at {} hung up without an answer; did it stop?",
+            "the relay at {} hung up without an answer (did it stop?)",
         ),
         (b"\0\0\0\x02{}", True, 5.0, "what answers at {} is no portproxy relay: not a reply: "),
         (b"HTTP/1.1 400 \r\n", True, 5.0, "what answers at {} is no portproxy relay: a frame of "),
