@@ -100,13 +100,9 @@ def _say_skipped(skipped: list[tuple[int, str]]) -> None:
 
 def _read(file: str) -> bytes:
     try:
-        if file == "-":
-            # Not sys.stdin: there is none where it was closed.
-            with open(0, "rb", closefd=False) as opened:
-                data = opened.read(_FILE_LIMIT + 1)
-        else:
-            with open(file, "rb") as opened:
-                data = opened.read(_FILE_LIMIT + 1)
+        # Not sys.stdin: there is none where it was closed.
+        with open(0 if file == "-" else file, "rb", closefd=file != "-") as opened:
+            data = opened.read(_FILE_LIMIT + 1)
     except OSError as error:
         raise PortproxyError(f"{printable(file)}: cannot be read: {error.strerror}") from None
     except ValueError:
@@ -148,13 +144,18 @@ def send(lines: Sequence[Line], how: How, *, partly: bool = False) -> Reply:
             f" or {REQUEST_LIMIT >> 20} MiB of them; write the rules into the configuration file"
         )
     server = options.server(how.path, how.control)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        return ask(server, Request("change", change=change))
+        if handler is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return ask(server, Request("change", change=change))
+        finally:
+            # What is printed then is no reason for KeyboardInterrupt.
+            signal.signal(signal.SIGINT, handler)
     except KeyboardInterrupt:
         if not how.dry_run:
-            told = "the relay goes on with the change; `portproxy show all` says when it is made"
+            told = "the relay may go on with the change; `portproxy show all` says whether it does"
             click.echo(f"portproxy: {told}", err=True)
         sys.exit(128 + signal.SIGINT)
 

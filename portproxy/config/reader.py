@@ -16,8 +16,8 @@ from portproxy.options import SERVER_OPTIONS, by_name
 from portproxy.options.kinds import RefusedError, nearest
 
 _TABLES = ("server", "defaults", "rule")
-_COMMAND = re.compile(r"""(?:[^;"']|"(?:\\.|[^"\\])*"|'[^']*'|["'])+""")
-"""Up to a semicolon that stands in no quotes; a quote without its end is for the grammar to refuse."""
+_COMMAND = re.compile(r"""(?:[^;"'\\]|\\.?|"(?:\\.|[^"\\])*["\\]?|'[^']*'?)+""")
+"""Up to a semicolon in no quotes; a quote without its end takes the rest, for the grammar to refuse."""
 _SERVER_KEYS = by_name(SERVER_OPTIONS)
 
 

@@ -36,11 +36,8 @@ def ask(path: str, request: Request, timeout: float = TIMEOUT) -> Reply:
     Raises PortproxyError where none answers, or what answers is not a relay.
     """
     deadline = time.monotonic() + timeout
-    unknown = (
-        "; whether the change was made, the file says, or `portproxy show all`"
-        if request.change.commands
-        else ""
-    )
+    changes = request.change.commands and not request.change.dry_run
+    unknown = "; whether the change was made, the file says, or `portproxy show all`" if changes else ""
     try:
         return _exchange_when_free(path, encode(request), deadline)
     except UnicodeEncodeError:

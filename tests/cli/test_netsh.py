@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.shell import PORTPROXY, Said, Shell, free_port
+from tests.cli.shell import PORTPROXY, Said, Shell, free_port, stopped
 
 NOTHING: Said = (0, "\n", [])
 
@@ -300,6 +301,22 @@ def test_the_control_socket_is_found_by_option_variable_and_file(relay: Shell, f
     assert relay("show", "all", "--control", str(relay.control), environ=other) == NOTHING
     file.write_text(f'[server]\ncontrol = "{relay.control}"\n')
     assert relay("show", "all", "-c", str(file), environ={"PORTPROXY_CONTROL": ""}) == NOTHING
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_ctrl_c_while_a_change_is_made(portproxy: Shell, dry: bool) -> None:
+    """The relay has the request then, and does not answer."""
+    words = ["add", "v4tov4", "80", *(["--dry-run"] if dry else [])]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(portproxy.control))
+        listener.listen()
+        with portproxy.started(PORTPROXY, *words) as process:
+            client, _ = listener.accept()
+            with client:
+                assert client.recv(1)
+                ended = stopped(process, signal.SIGINT)
+    told = "portproxy: the relay may go on with the change; `portproxy show all` says whether it does\n"
+    assert (ended.code, ended.output, ended.errors) == (130, "", "" if dry else told)
 
 
 def test_a_file_that_was_meant_and_cannot_be_read_names_no_other_relay(relay: Shell, file: Path) -> None:

@@ -230,6 +230,15 @@ def test_a_semicolon_in_quotes_ends_no_rule() -> None:
     assert [rule.name for rule in made.rules] == ["a;b", 'c;"d', 'e";f']
 
 
+@pytest.mark.parametrize("open_quote", ['"', "'", '"\\', '"' + '\\"' * 60_000])
+def test_a_quote_without_its_end_is_one_problem(open_quote: str) -> None:
+    """And takes no longer to find where it could begin again with every character."""
+    with pytest.raises(ConfigError) as raised:
+        config.read(None, (), {"PORTPROXY_RULES": f"v6tov4 1 name={open_quote}a;b; v6tov4 2"}).config()
+    (line,) = raised.value.lines
+    assert line.startswith("PORTPROXY_RULES: rule 1: ")
+
+
 def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
     path = file(tmp_path, '[server]\nstatus = "127.0.0.1:1"\ncontrol = "/a"')
     environ = {"PORTPROXY_STATUS": "127.0.0.1:2", "PORTPROXY_CONTROL": ""}
