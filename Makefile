@@ -13,6 +13,9 @@ TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin
+# Where the tests find portproxy as the wheel installs it. PYTHONSAFEPATH keeps the working directory, which is
+# the checkout, from coming first.
+WHEEL := .venv/wheel
 # The set-up's stamp. It holds the checkout's path: one that has moved is set up anew.
 READY := .venv/ready
 ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null))
@@ -27,11 +30,12 @@ help: ## List the targets.
 run: $(READY) ## Show the relay at work: an IPv4-only service, reached over IPv6.
 	@$(BIN)/portproxy demo
 
-test: $(READY) tools ## Run linters, types and all tests.
+test: $(READY) tools ## Run linters, types and all tests, these on the installed wheel.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	tests/tools/setup wheel $(WHEEL)
+	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest
 
 # Longer than a test may take, and not the same examples every time.
 fuzz: $(READY) ## Run the fuzz targets long.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import portproxy
+
 LONG_FUZZ = "PORTPROXY_FUZZ_EXAMPLES" in os.environ
 """Set by ``make fuzz``, which looks for examples that the fixed ones of ``make test`` are not."""
 
@@ -22,6 +24,11 @@ settings.load_profile("portproxy")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # nohup(1) and `make test &` leave it so, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    """Which portproxy is tested: the installed wheel's in `make test`, or the checkout's."""
+    return f"portproxy: {Path(portproxy.__file__).parent}"
 
 
 def open_descriptors() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import click
@@ -69,17 +68,6 @@ def test_the_file_is_current() -> None:
 def test_it_is_written_as_the_test_says() -> None:
     command = [sys.executable, "-m", "portproxy.cli.manual"]
     assert subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout == page()
-
-
-def test_it_is_in_the_wheel(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=TOP, capture_output=True, check=True)
-    (wheel,) = tmp_path.iterdir()
-    with zipfile.ZipFile(wheel) as files:
-        (name,) = (
-            name for name in files.namelist() if name.endswith(".data/data/share/man/man1/portproxy.1")
-        )
-        assert files.read(name) == FILE.read_bytes()
 
 
 @pytest.mark.parametrize("name", group.commands)
