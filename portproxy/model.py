@@ -170,6 +170,8 @@ class Server:
     log: str = "console"
     accesslog: str | None = "-"
     draintimeout: float = 30.0
+    user: str | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

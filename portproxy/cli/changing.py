@@ -31,7 +31,7 @@ _FILE_LIMIT = 2 * REQUEST_LIMIT
 """Bytes of a file to import: what makes a request, in UTF-16."""
 _SHOWN_SKIPPED = 100
 """Lines of a file that are named one by one."""
-_MEANWHILE = "it is tried again, and while it is so a relay cannot start with this rule"
+_MEANWHILE = "it is tried again, and the relay's next start fails where it cannot listen then"
 
 
 @dataclass(frozen=True, slots=True)

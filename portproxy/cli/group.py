@@ -54,7 +54,8 @@ def portproxy(context: click.Context) -> None:
     """Relay TCP between IPv4 and IPv6, by the four rules of netsh interface portproxy.
 
     Rules come from the configuration file, from --rule, and from PORTPROXY_RULES (one a line, or
-    separated by ";"); PORTPROXY_STATUS and PORTPROXY_CONTROL stand for --status and --control.
+    separated by ";"); PORTPROXY_STATUS, PORTPROXY_CONTROL, PORTPROXY_USER and PORTPROXY_WORKERS stand for
+    the options of these names.
 
     netsh's commands (add, set, delete, reset, show, dump) change and show the relay that runs; the
     words "interface portproxy" may stand in front of them.

@@ -60,6 +60,8 @@ ENVIRONMENT = (
     ("PORTPROXY_RULES", "rules, one a line or separated by `;`, beside those of the file and of `--rule`"),
     ("PORTPROXY_STATUS", "stands for `--status`; the command line goes before it, and it before the file"),
     ("PORTPROXY_CONTROL", "stands for `--control`, likewise"),
+    ("PORTPROXY_USER", "stands for `--user`, likewise"),
+    ("PORTPROXY_WORKERS", "stands for `--workers`, likewise"),
     ("NO_COLOR", "where it is set, the log has no colours"),
 )
 """Variables, and what they do."""

@@ -31,6 +31,12 @@ RULES = click.option(
 )
 STATUS = click.option("--status", metavar="ADDR:PORT", help="Serve /metrics, /healthz and /readyz there.")
 CONTROL = click.option("--control", type=_PATH, metavar="PATH", help='Path of the control socket, or "off".')
+USER = click.option(
+    "--user",
+    metavar="NAME[:GROUP]",
+    help="Become this user once everything listens. [default: stay who started it]",
+)
+WORKERS = click.option("--workers", metavar="N", help="Relay in N processes, 1 to 64. [default: 1]")
 RELAYS_FILE = click.option(
     "-c",
     "--config",

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -21,15 +22,20 @@ from portproxy.errors import ConfigError
 @options.RULES
 @options.STATUS
 @options.CONTROL
-def serve(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> None:
+@options.USER
+@options.WORKERS
+def serve(path: str | None, rules: tuple[str, ...], **settings: str | None) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
     Either signal stops listening and lets sessions finish within draintimeout; a second one ends them
     at once. SIGHUP reloads the configuration file.
     """
 
+    # As who starts it: once root is dropped, the default would be elsewhere.
+    control = default_control(os.geteuid(), os.environ)
+
     def load() -> Source:
-        return _read(path, rules, status, control)
+        return _read(path, rules, settings, control)
 
     # Asked to reload before it runs, it has nothing to reload; the default would be to die of it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -49,14 +55,17 @@ def serve(path: str | None, rules: tuple[str, ...], status: str | None, control:
 @options.RULES
 @options.STATUS
 @options.CONTROL
-def check(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> None:
+@options.USER
+@options.WORKERS
+def check(path: str | None, rules: tuple[str, ...], **settings: str | None) -> None:
     """Say what would be run, or every problem at once.
 
     The exit code is 0, or 2 where there are problems.
     """
     from portproxy.net.dial import is_local
 
-    checked = _read(path, rules, status, control).config(is_local)
+    control = default_control(os.geteuid(), os.environ)
+    checked = _read(path, rules, settings, control).config(is_local)
     from portproxy.table import show
 
     click.echo(show(checked, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
@@ -75,15 +84,19 @@ def demo() -> None:
     run(click.echo)
 
 
-def _read(path: str | None, rules: tuple[str, ...], status: str | None, control: str | None) -> Source:
+def _read(
+    path: str | None,
+    rules: tuple[str, ...],
+    settings: Mapping[str, str | None],
+    control: config.DefaultControl,
+) -> Source:
     """What is to be run; raises ConfigError where no rule is, and no file that could get one."""
     source = config.read(
         options.file_to_read(path),
         rules,
         os.environ,
-        status=status,
-        control=control,
-        default_control=default_control(os.geteuid(), os.environ),
+        **settings,
+        default_control=control,
     )
     if not source.rules and not source.file and not source.problems:
         raise ConfigError(

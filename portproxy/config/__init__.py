@@ -38,11 +38,14 @@ def read(
     *,
     status: str | None = None,
     control: str | None = None,
+    user: str | None = None,
+    workers: str | None = None,
     default_control: DefaultControl = _NO_CONTROL,
 ) -> Source:
     """What a relay is to do: the file at ``path``, ``--rule`` strings, and PORTPROXY_* of ``environ``.
 
-    ``status`` and ``control`` are the command line's. Raises nothing: problems are in what is returned.
+    ``status``, ``control``, ``user`` and ``workers`` are the command line's. Raises nothing: problems are in
+    what is returned.
     """
     reader = Reader()
     if path is not None:
@@ -50,7 +53,7 @@ def read(
     reader.environment(environ.get("PORTPROXY_RULES", ""))
     for number, rule in enumerate(rules, 1):
         reader.command(rule, f"--rule {number}")
-    _settings(reader, environ, status, control)
+    _settings(reader, environ, status=status, control=control, user=user, workers=workers)
     reader.default_control(*default_control)
     return reader.source()
 
@@ -75,13 +78,13 @@ def load_server(
     if path is not None and not (status or control or environ.get("PORTPROXY_CONTROL")):
         reader.file(path)
         reader.pass_over_problems(unread=not meant)
-    _settings(reader, environ, status, control)
+    _settings(reader, environ, status=status, control=control)
     reader.default_control(*default_control)
     return reader.server()
 
 
-def _settings(reader: Reader, environ: Mapping[str, str], status: str | None, control: str | None) -> None:
-    for key, given in (("status", status), ("control", control)):
+def _settings(reader: Reader, environ: Mapping[str, str], **on_command_line: str | None) -> None:
+    for key, given in on_command_line.items():
         variable = f"PORTPROXY_{key.upper()}"
         # An empty variable is how a composed environment says "not set".
         reader.setting(variable, key, environ.get(variable) or None)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from portproxy.config.rules import Place, Placed
 from portproxy.config.tables import problem
 from portproxy.loops import IsLocal, is_loopback, rings
-from portproxy.model import ANY, Endpoint, Family, Rule, literal
+from portproxy.model import ANY, Endpoint, Family, Rule, Server, literal
 
 _SHOWN_RING = 8
 """Rules of a ring that are named in an error line."""
-_SHOWN_EXPOSED = 3
-"""Rules that are named in the warning about trust."""
+_SHOWN_WARNED = 3
+"""Rules that are named in a warning about many."""
 
 
 @dataclass(slots=True)
@@ -30,21 +30,22 @@ class Findings:
 
 def find(
     placed: Sequence[Placed],
-    status: Endpoint | None,
+    server: Server,
     is_local: IsLocal | None,
     problems: Mapping[Place, list[str]],
 ) -> Findings:
-    """Everything that is wrong between ``placed``, in time linear in their number.
+    """Everything that is wrong between ``placed``, and with ``server``, in time linear in their number.
 
     Adds to ``problems``, which has the lines about each rule.
     """
     findings = Findings(problems)
     _names(placed, findings)
     listening = _endpoints(placed, findings)
-    if status is not None:
-        _status(listening, status, findings)
+    if server.status is not None:
+        _status(listening, server.status, findings)
     _rings(listening, is_local, findings)
-    findings.warnings += trust([here.rule for here in listening])
+    rules = [here.rule for here in listening]
+    findings.warnings += [*trust(rules), *per_worker(rules, server.workers)]
     return findings
 
 
@@ -107,14 +108,26 @@ def _rings(listening: Sequence[Placed], is_local: IsLocal | None, findings: Find
 
 def trust(rules: Sequence[Rule]) -> list[str]:
     """A warning of what a relay takes from its upstream: the difference between local clients and others."""
-    names = [rule.name for rule in rules if _makes_local(rule)]
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN_EXPOSED} more" if len(names) > _SHOWN_EXPOSED else ""
-    return [
-        f"{', '.join(names[:_SHOWN_EXPOSED])}{more}: whoever connects reaches the upstream as a local"
-        " client; where it trusts those, set allow, or a connectsource that it does not trust (127.0.0.2)"
-    ]
+    return _warning(
+        [rule.name for rule in rules if _makes_local(rule)],
+        "whoever connects reaches the upstream as a local client; where it trusts those, set allow, or a"
+        " connectsource that it does not trust (127.0.0.2)",
+    )
+
+
+def per_worker(rules: Sequence[Rule], workers: int) -> list[str]:
+    """A warning of a limit that counts what one of the ``workers`` has, where there are several."""
+    return _warning(
+        [rule.name for rule in rules if workers > 1 and rule.limits.maxconnpersource is not None],
+        f"maxconnpersource holds in each of the {workers} workers, so a source may have {workers} times as"
+        " many sessions in all",
+    )
+
+
+def _warning(names: Sequence[str], told: str) -> list[str]:
+    """One line for all rules that ``names`` names, if any."""
+    more = f" and {len(names) - _SHOWN_WARNED} more" if len(names) > _SHOWN_WARNED else ""
+    return [f"{', '.join(names[:_SHOWN_WARNED])}{more}: {told}"] if names else []
 
 
 def _makes_local(rule: Rule) -> bool:

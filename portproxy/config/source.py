@@ -66,7 +66,7 @@ class Source:
         built = [build(written, defaults, by_rule[written.place]) for written in self.rules]
         placed = [rule for rule in built if rule is not None]
         server = Server(**self.server)
-        findings = find(placed, server.status, is_local, by_rule)
+        findings = find(placed, server, is_local, by_rule)
         config = Config(
             server=server,
             rules=tuple(here.rule for here in placed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 from portproxy.model import Family, Rule
 from portproxy.net.tcp import endpoint_text, set_options
@@ -22,6 +23,7 @@ PASSING = {
     errno.EPERM,
 }
 """Errors of one connection that accept(2) reports; the next one may be well."""
+_UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def listen(family: Family, address: str, rule: Rule) -> socket.socket:
@@ -47,12 +49,28 @@ def listen(family: Family, address: str, rule: Rule) -> socket.socket:
     return sock
 
 
-def explain_bind(error: OSError, address: str, port: int) -> str:
-    """Why listening failed and what would help, in one line."""
+def unprivileged_port_start() -> int:
+    """The first port that needs no privilege to be bound, in IPv6 too (ip(7), ip_unprivileged_port_start)."""
+    try:
+        return int(_UNPRIVILEGED_PORT_START.read_text())
+    except OSError:
+        return socket.IPPORT_RESERVED
+
+
+def explain_bind(error: OSError, address: str, port: int, dropped_to: str | None = None) -> str:
+    """Why listening failed and what would help, in one line.
+
+    ``dropped_to`` is the user that this process became when it was root no longer, if it was.
+    """
     where = f"cannot listen on {endpoint_text(address, port)}"
     if error.errno == errno.EADDRINUSE:
         return f"{where}: the port is in use"
     if error.errno in (errno.EACCES, errno.EPERM):
+        if dropped_to and port < (first := unprivileged_port_start()):
+            return (
+                f"{where}: permission denied; root was dropped to user {dropped_to} after the start, "
+                f"so a port below {first} can be bound at a start only"
+            )
         return (
             f"{where}: permission denied; ports below net.ipv4.ip_unprivileged_port_start "
             "need root or CAP_NET_BIND_SERVICE"

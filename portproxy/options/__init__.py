@@ -147,6 +147,8 @@ SERVER_OPTIONS = (
         "accesslog", addresses.LOG_PATH, "every session leaves a line; containers collect standard output"
     ),
     Option("draintimeout", kinds.duration(0), "most exchanges end in it; Kubernetes kills after 30 s"),
+    Option("user", kinds.USER, "who starts it decides; as root, name one: it drops root once it listens"),
+    Option("workers", kinds.count(1, 64), "one process is enough for most; a worker takes a core at most"),
 )
 """The keys of ``[server]``."""
 

@@ -27,6 +27,10 @@ _SECONDS = {"h": 3600, "m": 60, "s": 1}
 _BYTES = {"m": 1 << 20, "k": 1 << 10, "": 1}
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _OR_OFF = ', "off" or 0'
+_USER = re.compile(r"([^\s:/-][^\s:/]{0,255})(?::([^\s:/-][^\s:/]{0,255}))?")
+"""passwd(5) and group(5) end a name with a colon; useradd(8) takes none that begins with a dash."""
+_LAST_ID = (1 << 32) - 2
+"""setresuid(2): -1, which is one more, stands for "leave it as it is"."""
 _NEAREST_CHARACTERS = 64
 """difflib takes quadratic time, and a key may be as long as the file."""
 
@@ -191,6 +195,18 @@ def _name(value: object) -> str:
     return name
 
 
+def _user(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if value == "off":
+        return None
+    user = text(value)
+    found = _USER.fullmatch(user)
+    if found is None or any(part.isdecimal() and int(part) > _LAST_ID for part in found.groups("")):
+        raise RefusedError
+    return user
+
+
 def _prefixes(value: object) -> tuple[IPNetwork, ...]:
     if isinstance(value, str):
         value = [] if value == "off" else value.split(",")
@@ -224,6 +240,11 @@ FLAG = Kind(
 )
 PORT = Kind("a port is a number from 1 to 65535 or a service name", _port)
 NAME = Kind("a name is 1 to 128 printable characters, with no space at either end", _name)
+USER = Kind(
+    'a user\'s name or number, or both user and group as in "nobody:nogroup", or "off"',
+    _user,
+    lambda user: "off" if user is None else str(user),
+)
 PREFIXES = Kind(
     'a list of prefixes or addresses, like ["192.0.2.0/24", "198.51.100.7"]; '
     'also "192.0.2.0/24,198.51.100.7", or "off" for none',

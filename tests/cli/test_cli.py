@@ -165,7 +165,7 @@ def test_check_says_what_would_be_run(portproxy: Shell) -> None:
         "v4tov6/*:81  v4tov6  *:81        [::1]:81        defaults  would listen",
         "web          v6tov4  *:8080      127.0.0.1:8000  defaults  would listen",
         "",
-        "server: status=off control=off log=console accesslog=- draintimeout=30s",
+        "server: status=off control=off log=console accesslog=- draintimeout=30s user=off workers=1",
         "warning: v4tov6/*:81, web: whoever connects reaches the upstream as a local client; where it trusts "
         "those, set allow, or a connectsource that it does not trust (127.0.0.2)",
     ]

@@ -13,6 +13,7 @@ from portproxy.model import Config, DataPlaneChoice, Endpoint, Limits, RuleType
 RULE = '[[rule]]\ntype = "v6tov4"\nlistenport = 8080\n'
 DURATION = "a duration is a number of seconds or like 250ms, 5s, 10m, 1h; "
 TYPES = "one of v4tov4, v4tov6, v6tov4, v6tov6"
+USER = 'a user\'s name or number, or both user and group as in "nobody:nogroup", or "off"'
 PORT = "a port is a number from 1 to 65535 or a service name"
 
 
@@ -35,6 +36,8 @@ control = "off"
 log = "json"
 accesslog = "off"
 draintimeout = 0
+user = "relay:1000"
+workers = 64
 
 [defaults]
 connecttimeout = "250ms"
@@ -70,6 +73,7 @@ def test_everything_at_once() -> None:
     (rule,) = made.rules
     assert (made.server.status, made.server.control, made.server.log) == (Endpoint("::1", 9180), None, "json")
     assert (made.server.accesslog, made.server.draintimeout) == (None, 0)
+    assert (made.server.user, made.server.workers) == ("relay:1000", 64)
     assert (rule.type, rule.name, rule.protocol) == (RuleType.V6TOV4, "web", "tcp")
     assert (rule.listen, rule.connect) == (Endpoint("fe80::1%eth0", 80), Endpoint("backend.example", 8080))
     assert rule.limits == Limits(0.25, None, 1.5, 86400.0, None, 4)
@@ -172,6 +176,38 @@ def test_a_control_socket_that_is_not_accepted(value: str) -> None:
     assert line.endswith(': an absolute path of at most 99 bytes, or "off"')
 
 
+@pytest.mark.parametrize(
+    ("written", "user"),
+    [
+        *(('"nobody"', "nobody"), ('"www-data:adm"', "www-data:adm"), ('"65534"', "65534"), ("1000", "1000")),
+        *(
+            ('"0:0"', "0:0"),
+            ('"CORP\\\\relay$"', "CORP\\relay$"),
+            ('"a.b@example"', "a.b@example"),
+            ('"off"', None),
+        ),
+        (f'"{"u" * 256}:4294967294"', f"{'u' * 256}:4294967294"),
+    ],
+)
+def test_a_user_is_taken_as_chown_does(written: str, user: str | None) -> None:
+    assert config.parse(f"[server]\nuser = {written}", "portproxy.toml").server.user == user
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "accepts"),
+    [
+        ("user", ['""', '":"', '"a:"', '":b"', '"a:b:c"', '"-a"', '"a:-b"', '"a b"', '"a/b"', "-1"], USER),
+        ("user", ["4294967295", '"a:4294967295"', "1.5", "true", '["a"]', f'"{"u" * 257}"'], USER),
+        ("workers", ["0", "65", "-1", "true", "2.0", '"two"', '"off"'], "a whole number from 1 to 64"),
+    ],
+)
+def test_no_user_and_no_number_of_workers(key: str, values: list[str], accepts: str) -> None:
+    for value in values:
+        (line,) = problems(f"[server]\n{key} = {value}")
+        assert line.startswith(f"portproxy.toml: [server]: {key} = ")
+        assert line.endswith(f": {accepts}")
+
+
 def test_defaults_hold_for_every_source_and_give_way_to_a_rule(tmp_path: Path) -> None:
     path = file(tmp_path, f'[defaults]\nmaxconn = 7\nallow = ["10.0.0.0/8", "::1"]\n{RULE}allow = []\n')
     made = config.read(path, ["v4tov6 1 maxconn=8"], {"PORTPROXY_RULES": "v4tov6 2"}).config()
@@ -247,6 +283,27 @@ def test_command_line_before_environment_before_file(tmp_path: Path) -> None:
     assert config.read(path, (), environ).config().server.control == "/a"
     assert config.read(path, (), environ, status="off", control="/c").config().server.status is None
     assert config.read(path, (), environ, status="off", control="/c").config().server.control == "/c"
+
+
+def test_user_and_workers_of_the_environment_and_the_command_line(tmp_path: Path) -> None:
+    path = file(tmp_path, '[server]\nuser = "a"\nworkers = 2')
+    environ = {"PORTPROXY_USER": "b", "PORTPROXY_WORKERS": "3"}
+    for read, is_read in (
+        (config.read(path), ("a", 2)),
+        (config.read(path, (), environ), ("b", 3)),
+        (config.read(path, (), environ, user="c:d", workers="4"), ("c:d", 4)),
+        (config.read(path, (), environ, user="off", workers="1"), (None, 1)),
+    ):
+        server = read.config().server
+        assert (server.user, server.workers) == is_read
+    with pytest.raises(ConfigError) as raised:
+        config.read(None, (), {"PORTPROXY_USER": "b c"}, workers="many").config()
+    assert raised.value.lines == (
+        f'PORTPROXY_USER = "b c": {USER}',
+        '--workers = "many": a whole number from 1 to 64',
+    )
+    # Who asks a relay has none to start.
+    assert config.load_server(None, {"PORTPROXY_WORKERS": "many"}).workers == 1
 
 
 def test_the_default_control_gives_way(tmp_path: Path) -> None:

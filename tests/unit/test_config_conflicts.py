@@ -130,6 +130,24 @@ def test_a_relay_that_makes_strangers_local_is_warned_of(rules: list[str], warne
     assert all(line.startswith(start) for line, start in zip(made.warnings, warned, strict=True))
 
 
+def warnings(rules: list[str], workers: str) -> list[str]:
+    """Those about limits that hold for each worker."""
+    made = config.read(None, [f"{rule} allow=::1" for rule in rules], workers=workers).config()
+    return list(made.warnings)
+
+
+def test_a_limit_that_holds_for_each_worker_is_warned_of() -> None:
+    rules = [f"v6tov4 {port} connectport=99 maxconnpersource=5 name=r{port}" for port in range(1, 6)]
+    told = (
+        "maxconnpersource holds in each of the {0} workers, "
+        "so a source may have {0} times as many sessions in all"
+    )
+    assert warnings(rules[:1], "2") == [f"r1: {told.format(2)}"]
+    assert warnings(rules, "8") == [f"r1, r2, r3 and 2 more: {told.format(8)}"]
+    assert warnings(rules, "1") == []
+    assert warnings(["v6tov4 80 maxconn=5", "v6tov4 81 maxconnpersource=off"], "2") == []
+
+
 def test_the_other_spelling_of_any_is_shadowed() -> None:
     rules = ["v4tov4 80 192.0.2.1", "v4tov6 80 ::5 listenaddress=0.0.0.0 name=b", "v4tov4 80 192.0.2.2"]
     made = config.read(None, rules[:2]).config()

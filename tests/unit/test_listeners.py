@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 import pytest
 
 from portproxy.model import Endpoint, Family, Rule, RuleType
-from portproxy.net.listeners import explain_bind, listen
+from portproxy.net.listeners import explain_bind, listen, unprivileged_port_start
 
 
 def rule(port: int, **options: float | None) -> Rule:
@@ -69,3 +70,15 @@ def test_why_not_where_nobody_is_seen_or_nothing_is_permitted() -> None:
     assert in_use == "cannot listen on 10.0.0.1:80: the port is in use"
     for code in (errno.EACCES, errno.EPERM):
         assert "need root or CAP_NET_BIND_SERVICE" in explain_bind(OSError(code, ""), "::", 80)
+
+
+def test_why_not_where_root_was_dropped() -> None:
+    refused = OSError(errno.EACCES, "")
+    start = unprivileged_port_start()
+    assert str(start) == Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text().strip()
+    assert explain_bind(refused, "::", start - 1, "web").endswith(
+        "permission denied; root was dropped to user web after the start, "
+        f"so a port below {start} can be bound at a start only"
+    )
+    # What else refuses it (a security module) would do so at a start as well.
+    assert "root was dropped" not in explain_bind(refused, "::", start, "web")

@@ -58,6 +58,8 @@ def test_the_issue_s_defaults() -> None:
         "log": "console",
         "accesslog": "-",
         "draintimeout": "30s",
+        "user": "off",
+        "workers": "1",
     }
 
 
