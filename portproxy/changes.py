@@ -12,7 +12,7 @@ import trio
 
 from portproxy import store
 from portproxy.config import document
-from portproxy.config.conflicts import trust
+from portproxy.config.conflicts import per_worker, trust
 from portproxy.config.editor import NO_SAVE, Edit
 from portproxy.config.edits import Edited, Labelled, adds, apply, settled
 from portproxy.config.rules import Origin
@@ -27,7 +27,7 @@ from portproxy.supervisor import Supervisor
 
 Load = Callable[[], Source]
 
-_AT_START_ONLY = ("status", "control", "log", "accesslog")
+_AT_START_ONLY = ("status", "control", "log", "accesslog", "workers", "user")
 """Keys of ``[server]`` that a reload does not follow."""
 _UNSAVED = "rules were changed with --no-save; `portproxy reload` brings back what the file has"
 _ROUNDS = 20
@@ -92,7 +92,7 @@ class Changes:
                 for warning in changed.warnings:
                     self._log.warning(warning)
                 self.source, self._unsaved = source, False
-                await self._supervisor.reload(config)
+                await self._supervisor.reload(config, changed.steps)
                 self._log.info("reloaded", plan=changed.steps)
             return changed
 
@@ -179,7 +179,7 @@ class Changes:
             if known and draft.edits:
                 await trio.to_thread.run_sync(partial(store.replace, known.path, new, instead_of=old))
                 source = dataclasses.replace(source, file=File(known.path, document.digest(new)))
-            steps = await self._supervisor.reload(draft.config)
+            steps = await self._supervisor.reload(draft.config, draft.changed.steps)
             self.source = source
             self._unsaved |= not draft.save
         saved = "yes" if draft.save else "no"
@@ -195,9 +195,12 @@ def _together(errors: Sequence[PortproxyError]) -> PortproxyError:
 
 def _new_warnings(before: Config, after: Config, steps: Plan) -> tuple[str, ...]:
     """What ``steps`` give cause to warn of; what other rules gave cause for was said in its time."""
-    said = {*before.warnings, *trust(after.active)}
-    touched = [*steps.start, *(new for old, new in steps.change if not trust([old]))]
-    return (*(warning for warning in after.warnings if warning not in said), *trust(touched))
+    warnings: list[str] = []
+    said = {*before.warnings}
+    for warn in (trust, partial(per_worker, workers=after.server.workers)):
+        said.update(warn(after.active))
+        warnings += warn([*steps.start, *(new for old, new in steps.change if not warn([old]))])
+    return (*(warning for warning in after.warnings if warning not in said), *warnings)
 
 
 def _later(runs: Server, read: Server) -> list[str]:

@@ -1,7 +1,7 @@
 """A rule's counters: one flat block of unsigned 64-bit slots.
 
-The relay adds to them by index; readers (metrics, health) only read. One block a running rule, one writer
-a block, so the same layout can live in shared memory and be summed over workers.
+The relay adds to them by index; readers (metrics, health) only read. A running rule has a block for each
+process that counts, which alone writes to it; their sum is what the rule has done (``portproxy.tallies``).
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ SLOTS = ENDED + len(Ended)
 """How many slots a block has."""
 
 
+PAUSES = 0
+"""In a process's own block, which is laid out otherwise: times that accepting paused."""
+LOST_EVENTS = 1
+"""In the same: lines of the event log that were lost."""
+LOST_RECORDS = 2
+"""In the same: lines of the access log that were lost."""
+STOPPING = 3
+"""In the supervisor's: not 0 once it ends its workers. Without that, one that is left alone has lost it."""
+
+
 def new_block() -> memoryview:
     """A zeroed block in this process's own memory."""
     return memoryview(bytearray(8 * SLOTS)).cast("Q")
@@ -48,6 +58,27 @@ def add(block: memoryview | list[int], other: Sequence[int] | memoryview) -> Non
     """Add to ``block`` what ``other`` counts, slot by slot."""
     for slot, count in enumerate(other):
         block[slot] += count
+
+
+def write_off(block: memoryview) -> int:
+    """Close the books of a writer that died: what it had in hand is lost. Returns how many sessions.
+
+    Whatever it was about to count when it was killed, each connection has one fate afterwards, and bytes
+    accepted are those delivered and those discarded.
+    """
+    dialled = sum(block[CONNECT_HISTOGRAM:REFUSED])
+    refused, failed, ended = (
+        sum(block[first:end])
+        for first, end in ((REFUSED, CONNECT_FAILED), (CONNECT_FAILED, ENDED), (ENDED, SLOTS))
+    )
+    lost = max(0, block[CONNECTIONS] - refused - failed - ended)
+    relaying = min(max(0, dialled - ended), lost)
+    block[ENDED + Ended.WORKER_LOST.slot] += relaying
+    block[CONNECT_FAILED + ConnectFailed.WORKER_LOST.slot] += lost - relaying
+    block[ACTIVE] = 0
+    for base in (UP, DOWN):
+        block[base + 2] = max(0, block[base] - block[base + 1])
+    return lost
 
 
 def observe_connect(block: memoryview, seconds: float) -> None:

@@ -189,7 +189,7 @@ class _Board:
 
 def _block(supervisor: Supervisor) -> Sequence[int]:
     """The counters of the one rule."""
-    (status,) = supervisor.snapshot().rules
+    (status,) = supervisor.last_snapshot().rules
     return status.block
 
 

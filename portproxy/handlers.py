@@ -55,7 +55,7 @@ class Handlers:
         }
 
     async def _snapshot(self) -> Snapshot:
-        return await self._supervisor.snapshot_by_turns(self._lost_lines())
+        return await self._supervisor.snapshot(self._lost_lines())
 
     async def _health(self, request: Request) -> Reply:
         return health_reply(await self._snapshot())
@@ -93,7 +93,7 @@ class Handlers:
 
     async def _kill(self, request: Request) -> Reply:
         session = request.args.get("session", "")
-        killed = self._supervisor.kill(session)
+        killed = await self._supervisor.kill(session)
         if killed is None:
             raise PortproxyError(
                 f"{shown(session)}: there is no such session; `portproxy sessions` lists them"

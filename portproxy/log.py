@@ -105,23 +105,32 @@ def encoder(form: str, stream: Terminal, no_color: str | None) -> Callable[[Even
 
 
 class Log:
-    """Says what happens. ``put`` takes each event and must not wait; ``now`` is the wall clock."""
+    """Says what happens. ``put`` takes each event and must not wait; ``now`` is the wall clock.
 
-    def __init__(self, put: Callable[[Event], None], now: Callable[[], float] = time.time) -> None:
+    ``always`` are fields that every event has.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[Event], None],
+        now: Callable[[], float] = time.time,
+        always: dict[str, object] | None = None,
+    ) -> None:
         self._put = put
         self._now = now
+        self._always = always or {}
 
     def info(self, event: str, /, **fields: object) -> None:
         """Something went as it should."""
-        self._put(Event(self._now(), Level.INFO, event, fields))
+        self._put(Event(self._now(), Level.INFO, event, self._always | fields))
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Something a person may want to mend."""
-        self._put(Event(self._now(), Level.WARNING, event, fields))
+        self._put(Event(self._now(), Level.WARNING, event, self._always | fields))
 
     def error(self, event: str, /, **fields: object) -> None:
         """Something does not work."""
-        self._put(Event(self._now(), Level.ERROR, event, fields))
+        self._put(Event(self._now(), Level.ERROR, event, self._always | fields))
 
     def fault(self, event: str, error: BaseException, /, **fields: object) -> None:
         """A fault of portproxy itself, with the traceback of ``error`` as a field."""

@@ -45,6 +45,7 @@ class ConnectFailed(Reason):
     CLIENT_GONE = "connect-client-gone", "the client reset its connection while the upstream was dialled"
     DRAINED = "connect-drained", "the relay stopped while the upstream was dialled"
     KILLED = "connect-killed", "an operator ended the session while the upstream was dialled"
+    WORKER_LOST = "connect-worker-lost", "the worker died while the upstream was dialled"
     OTHER = "connect-other", "connect failed otherwise; the log has the errno"
 
 
@@ -64,6 +65,7 @@ class Ended(Reason):
     DRAIN = "draintimeout", "the relay or the rule stopped and draintimeout passed"
     SHUTDOWN = "shutdown", "a second signal ended the relay at once"
     KILLED = "killed", "an operator ended the session"
+    WORKER_LOST = "worker-lost", "the worker that held the session died"
     INTERNAL = "internal", "a fault of portproxy itself; the log has the traceback"
 
 

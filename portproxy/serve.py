@@ -3,67 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import trio
 
 from portproxy import __version__
-from portproxy.accesslog import Record, encode_json, encode_text
 from portproxy.changes import Changes, Load
 from portproxy.config.source import Source
 from portproxy.errors import PortproxyError
-from portproxy.log import Event, LibraryHandler, Log, encoder
-from portproxy.model import Config, Server
+from portproxy.log import LibraryHandler, Log
+from portproxy.logs import Logs
+from portproxy.model import Config
 from portproxy.net.descriptors import raise_limit, sessions_within
+from portproxy.net.user import User, acting_as, check_reaches, give_socket, look_up
 from portproxy.reasons import Ended
-from portproxy.sink import LineSink
 from portproxy.snapshot import Snapshot
 from portproxy.supervisor import Supervisor
 
 _SAID_ONE_BY_ONE = 20
 """Rules whose listening is said in a line each; of more, only the number."""
-
-
-class Logs:
-    """The process's two logs: what happens, on standard error, and a line a session, where wanted."""
-
-    def __init__(self, server: Server) -> None:
-        """Raises StartError where the access log cannot be opened."""
-        stderr = sys.stderr
-        self._events: LineSink[Event] = LineSink(2, encoder(server.log, stderr, os.environ.get("NO_COLOR")))
-        self.log = Log(self._events.put)
-        self._sessions: LineSink[Record] | None = None
-        if server.accesslog is not None:
-            target = 1 if server.accesslog == "-" else server.accesslog
-            encode = encode_json if server.log == "json" else encode_text
-            self._sessions = LineSink(target, encode, self.log.error)
-
-    @property
-    def report(self) -> Callable[[Record], None] | None:
-        """Takes access-log records; None where none are wanted."""
-        return self._sessions.put if self._sessions else None
-
-    @property
-    def lost(self) -> dict[str, int]:
-        """Lines lost so far, by log."""
-        access = {"access": self._sessions.lost} if self._sessions else {}
-        return {"events": self._events.lost, **access}
-
-    def reopen(self) -> None:
-        """Go on in new files, after logrotate(8) has moved the old ones away."""
-        if self._sessions:
-            self._sessions.reopen()
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled, and then what is left."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._events.run)
-            if self._sessions:
-                await nursery.start(self._sessions.run)
-            task_status.started()
 
 
 async def serve(source: Source, config: Config, load: Load) -> None:
@@ -72,14 +32,18 @@ async def serve(source: Source, config: Config, load: Load) -> None:
     ``config`` is what ``source``, as it was written, says. SIGHUP opens log files anew and reloads what
     ``load`` returns, where that is valid; ``load`` may block. Raises StartError.
     """
-    logs = Logs(config.server)
+    user = look_up(config.server.user) if config.server.user else None
+    if user:
+        check_reaches(user)
+    with acting_as(user) if user else nullcontext():
+        logs = Logs(config.server)
     logging.getLogger().addHandler(LibraryHandler(logs.log))
     failures: list[PortproxyError] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(logs.run)
             try:
-                await _Relay(source, config, load, logs).run(signals)
+                await _Relay(source, config, load, logs, user).run(signals)
             except* PortproxyError as group:
                 failures += _leaves(group)
             nursery.cancel_scope.cancel()
@@ -90,11 +54,12 @@ async def serve(source: Source, config: Config, load: Load) -> None:
 class _Relay:
     """The relay's life: starting, running, draining. Signals are obeyed in each."""
 
-    def __init__(self, source: Source, config: Config, load: Load, logs: Logs) -> None:
+    def __init__(self, source: Source, config: Config, load: Load, logs: Logs, user: User | None) -> None:
         self._config = config
+        self._user = user
         self._logs = logs
         self._log = logs.log
-        self._supervisor = Supervisor(logs.log, logs.report)
+        self._supervisor = Supervisor(logs.log, logs.report, user=user)
         self._changes = Changes(source, config.server, load, self._supervisor, logs.log)
         self._reload_asked = trio.Event()
         self._stop_asked = trio.Event()
@@ -116,10 +81,11 @@ class _Relay:
         async for number in signals:
             if number == signal.SIGHUP:
                 self._logs.reopen()
+                await self._supervisor.reopen_logs()
                 self._reload_asked.set()
             elif self._stop_asked.is_set():
                 self._log.warning("second signal", sessions_reset=self._supervisor.sessions)
-                self._supervisor.end_sessions(Ended.SHUTDOWN)
+                await self._supervisor.end_sessions(Ended.SHUTDOWN)
             else:
                 self._stop_asked.set()
 
@@ -141,9 +107,13 @@ class _Relay:
 
             handlers = Handlers(self._supervisor, self._changes, lambda: self._logs.lost)
             await nursery.start(serve_control, server.control, handlers.by_command, self._log)
+        if self._user:
+            if server.control:
+                give_socket(server.control, self._user)
+            self._supervisor.drop_root()
 
-    def _snapshot(self) -> Snapshot:
-        return self._supervisor.snapshot(self._logs.lost)
+    async def _snapshot(self) -> Snapshot:
+        return await self._supervisor.snapshot(self._logs.lost)
 
     async def _reload_when_asked(self) -> None:
         while True:
@@ -186,8 +156,10 @@ def _say_ready(log: Log, config: Config, limit: int) -> None:
         rules=len(config.active),
         status=config.server.status or "off",
         control=config.server.control or "off",
+        workers=config.server.workers,
+        **({"user": config.server.user} if config.server.user else {}),
         descriptors=limit,
-        sessions_allowed=sessions_within(limit),
+        sessions_allowed=config.server.workers * sessions_within(limit),
     )
 
 

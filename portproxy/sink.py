@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar, TypeVarTuple
@@ -39,12 +40,18 @@ def open_log(path: str) -> int:
     return os.open(path, flags, 0o640)
 
 
-def _write(fd: int, data: bytes) -> tuple[int, OSError | None]:
-    """Write ``data``, waiting as long as it takes: how many bytes went, and what stopped the rest."""
+def _write(fd: int, data: bytes, at_once: int) -> tuple[int, OSError | None]:
+    """Write ``data``, waiting as long as it takes: how many bytes went, and what stopped the rest.
+
+    A write(2) has whole lines, ``at_once`` bytes at most, but for a line that is longer.
+    """
     sent = 0
     while sent < len(data):
+        end = len(data)
+        if end - sent > at_once:
+            end = data.rfind(b"\n", sent, sent + at_once) + 1 or data.find(b"\n", sent) + 1
         try:
-            sent += os.write(fd, data[sent:])
+            sent += os.write(fd, data[sent:end])
         except BlockingIOError:
             # Whoever shares an inherited descriptor may have set O_NONBLOCK on it.
             poll = select.poll()
@@ -73,13 +80,18 @@ class LineSink(Generic[T]):
         target: str | int,
         encode: Callable[[T], bytes],
         on_error: Callable[[str], None] = lambda text: None,
+        *,
+        shared: bool = False,
     ) -> None:
         """``encode`` makes the line, ending in its only newline, and may not raise. ``on_error`` gets one
-        sentence when writing begins to fail. Raises StartError where the path ``target`` cannot be opened.
+        sentence when writing begins to fail; ``shared`` says that other processes write to ``target`` too.
+        Raises StartError where the path ``target`` cannot be opened.
         """
         self.lost = 0
         self._encode = encode
         self._on_error = on_error
+        # What a pipe takes whole is not torn by what others write (pipe(7), PIPE_BUF).
+        self._at_once = select.PIPE_BUF if shared else sys.maxsize
         self._path = target if isinstance(target, str) else None
         try:
             self._fd = open_log(target) if isinstance(target, str) else target
@@ -151,7 +163,7 @@ class LineSink(Generic[T]):
             lines = [self._encode(self._queue.popleft()) for _ in range(min(SLICE, len(self._queue)))]
             data = self._torn + b"".join(lines)
             try:
-                sent, error = await self._in_thread(_write, self._fd, data)
+                sent, error = await self._in_thread(_write, self._fd, data, self._at_once)
             except trio.Cancelled:
                 self.lost += len(lines)
                 raise

@@ -33,20 +33,24 @@ class RuleStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole process. ``lost_lines`` counts log lines dropped, by log; ``draining`` is set once
-    the relay has been told to stop; ``uptime`` is in seconds."""
+    """The whole relay. ``lost_lines`` counts log lines dropped, by log; ``draining`` is set once
+    the relay has been told to stop; ``uptime`` is in seconds; of ``workers``, some may be ``missing``."""
 
     rules: tuple[RuleStatus, ...]
     accept_pauses: int
     lost_lines: dict[str, int]
     draining: bool
     uptime: float = 0.0
+    workers: int = 1
+    missing: int = 0
 
     @property
     def not_ready(self) -> str:
         """Why the relay is not ready, in one line; empty when every rule listens."""
         if self.draining:
             return "the relay is stopping"
+        if self.missing == self.workers:
+            return "no worker runs; the log says why"
         for status in self.rules:
             if status.state is RuleState.FAILED:
                 return f"rule {status.rule.name}: {status.last_error}"

@@ -7,8 +7,8 @@ from portproxy.explain import firewall, listening, protocols, upstream
 from portproxy.explain.case import Case, client_address
 from portproxy.explain.explanation import Explanation, as_data, as_text
 from portproxy.model import Rule
-from portproxy.relay.census import rule_state
 from portproxy.supervisor import Supervisor
+from portproxy.supervisor.statuses import rule_state
 
 __all__ = ["as_data", "as_text", "explain"]
 
@@ -22,20 +22,22 @@ async def explain(rule: Rule, relay: Supervisor, source: str | None) -> Explanat
     """
     client = client_address(source) if source else None
     shadowed = dict(relay.config.shadowed)
-    if relay.instance(rule.name) is None and rule.name not in shadowed:
+    if not relay.runs(rule.name) and rule.name not in shadowed:
         raise PortproxyError(f"rule {rule.name}: this relay does not run it")
     state, error = rule_state(rule.name, shadowed, relay.errors, draining=relay.draining)
-    case = Case(rule, relay, client, state, error)
+    rooms = await relay.room(rule, str(client) if client else None)
+    case = Case(rule, relay, client, state, error, rooms)
     steps = [
         listening.family(case),
         listening.privilege(case),
         listening.listener(case),
         await firewall.firewall(case),
-        await listening.admission(case),
+        listening.admission(case),
     ]
     resolved, addresses = await upstream.resolve(case)
-    loop, onward = upstream.loop(case, addresses)
+    ways = dict(zip(addresses, await relay.ways(rule, addresses), strict=False))
+    loop, onward = upstream.loop(rule, addresses, ways)
     steps += [resolved, loop, upstream.source(rule)]
-    steps += await upstream.connects(case, onward)
+    steps += await upstream.connects(rule, onward, ways)
     steps.append(protocols.protocol(rule))
     return Explanation(rule.name, str(case.source or ""), tuple(steps))

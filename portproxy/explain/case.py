@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portproxy.errors import ConfigError, shown
 from portproxy.model import Family, IPAddress, Rule, literal
 from portproxy.net.resolver import ResolveError
 from portproxy.net.tcp import sockaddr
-from portproxy.relay.instance import Instance
 from portproxy.snapshot import RuleState
 from portproxy.supervisor import Supervisor
+from portproxy.wire.worker_frames import RoomLeft
 
 ADVICE_ON_SHORTAGE = "raise RLIMIT_NOFILE (systemd: LimitNOFILE=), or set maxconn on the rules"
 
@@ -22,7 +23,8 @@ ADVICE_ON_SHORTAGE = "raise RLIMIT_NOFILE (systemd: LimitNOFILE=), or set maxcon
 class Case:
     """One connection: its rule, the relay, and the client's address or None.
 
-    ``state`` and ``last_error`` are the rule's when the explanation began: see ``RuleStatus``.
+    ``state`` and ``last_error`` are the rule's when the explanation began: see ``RuleStatus``; ``rooms`` is
+    what the client would find in each worker then.
     """
 
     rule: Rule
@@ -30,11 +32,12 @@ class Case:
     source: IPAddress | None
     state: RuleState
     last_error: str
+    rooms: Sequence[RoomLeft]
 
     @property
-    def instance(self) -> Instance | None:
-        """The running rule, None where it does not run."""
-        return self.relay.instance(self.rule.name)
+    def counted(self) -> Sequence[int]:
+        """The rule's counters, as ``portproxy.counters`` lays them out."""
+        return self.relay.counted(self.rule.name)
 
     @property
     def bound(self) -> str:

@@ -51,8 +51,7 @@ async def firewall(case: Case) -> Step:
     this host, is not seen. Reading the ruleset instead would need CAP_NET_ADMIN, which a relay should not
     have, and nft(8), which an image may lack.
     """
-    running = case.instance
-    if case.state is not RuleState.LISTENING or running is None:
+    if case.state is not RuleState.LISTENING:
         return Step("firewall", Outcome.SKIPPED, "nothing listens that could answer")
     rule = case.rule
     address = rule.type.listen_family.loopback if rule.wildcard else case.bound
@@ -72,7 +71,7 @@ async def firewall(case: Case) -> Step:
         )
         return Step("firewall", Outcome.FAIL, text, errno_name(OSError(code, "")), advice)
     text = "the listener answers this host; whether others reach it is not seen from here"
-    if running.block[CONNECTIONS]:
+    if case.counted[CONNECTIONS]:
         return Step("firewall", Outcome.OK, text)
     return Step("firewall", Outcome.OK, f"{text}, and none has yet", "", _where_to_look(case))
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import errno
-import resource
-import socket
 from pathlib import Path
-
-import trio
 
 from portproxy.admission import Admission
 from portproxy.counters import ACTIVE
 from portproxy.explain.case import ADVICE_ON_SHORTAGE, Case, bind_error, errno_name
 from portproxy.explain.explanation import Outcome, Step
 from portproxy.model import Family, IPNetwork, Rule, RuleType, literal
-from portproxy.net.descriptors import sessions_within
 from portproxy.reasons import Refused
 from portproxy.snapshot import RuleState
 
@@ -71,6 +66,8 @@ def privilege(case: Case) -> Step:
         f" net.ipv4.ip_unprivileged_port_start={port}, or use a listenport from {start} up"
     )
     needs = f"ports below {start} need CAP_NET_BIND_SERVICE, which this process has not"
+    if case.relay.dropped_to:
+        advice = f"restart the relay: it binds its ports before it becomes {case.relay.dropped_to}"
     if case.state is RuleState.LISTENING:
         text = f"{needs}; port {port} was bound before, and could not be bound again"
         return Step("privilege", Outcome.WARNING, text, advice=advice)
@@ -90,9 +87,9 @@ def listener(case: Case) -> Step:
     if case.state is not RuleState.LISTENING:
         return _not_listening(case)
     rule, source, bound = case.rule, case.source, case.bound
-    if case.instance and case.instance.shortage.on:
+    if case.rooms and all(room.paused for room in case.rooms):
         text = "accepting is paused: no descriptor or kernel memory was left"
-        return Step("listener", Outcome.FAIL, text, _descriptor_error(), ADVICE_ON_SHORTAGE)
+        return Step("listener", Outcome.FAIL, text, _shortage(case), ADVICE_ON_SHORTAGE)
     gone = "" if rule.wildcard else bind_error(rule.type.listen_family, bound, 0)
     if gone in _NO_SUCH_ADDRESS:
         text = f"it listens on {rule.listen}, but no interface has that address any more"
@@ -122,32 +119,31 @@ def _not_listening(case: Case) -> Step:
     return Step("listener", Outcome.FAIL, text, code, advice)
 
 
-def _descriptor_error() -> str:
-    """The name of the errno that one more socket gives now, empty where there can be one."""
-    try:
-        socket.socket().close()
-    except OSError as error:
-        return errno_name(error)
-    return ""
+def _shortage(case: Case) -> str:
+    """The name of the errno that one more socket gives now in every worker, empty where there can be one."""
+    errors = [room.error for room in case.rooms]
+    return errno.errorcode.get(errors[0], str(errors[0])) if errors and all(errors) else ""
 
 
-async def admission(case: Case) -> Step:
+def admission(case: Case) -> Step:
     """Whether the rule takes this client, or any, beside those that it has."""
-    rule, source, running = case.rule, case.source, case.instance
+    rule, source, active = case.rule, case.source, case.counted[ACTIVE]
     if source is not None and source.version != rule.type.listen_family.version:
         return Step("admission", Outcome.SKIPPED, f"{source} cannot come by this family")
-    active = running.block[ACTIVE] if running else 0
-    door = running.admission if running else Admission(rule.acl, rule.limits)
+    door = Admission(rule.acl, rule.limits)
+    # The worker that has the fewest of its sessions may take the client.
+    for _ in range(min((room.from_source for room in case.rooms), default=0)):
+        door.enter(str(source))
     refused = door.judge(None if source is None else str(source), active)
     prefix = None if source is None else door.deciding(source)
     if refused:
         return _refused(case, refused, active, prefix)
-    left = await _sessions_left()
-    if code := _descriptor_error():
+    left = sum(room.sessions for room in case.rooms)
+    if code := _shortage(case):
         return Step(
             "admission", Outcome.FAIL, "no descriptor is left for another client", code, ADVICE_ON_SHORTAGE
         )
-    if left < _FEW_SESSIONS:
+    if left < _FEW_SESSIONS and case.rooms:
         text = f"admitted, but RLIMIT_NOFILE leaves descriptors for {left} sessions more"
         return Step("admission", Outcome.WARNING, text, advice=ADVICE_ON_SHORTAGE)
     if source is None:
@@ -155,17 +151,6 @@ async def admission(case: Case) -> Step:
     else:
         who = f"{source} is admitted by {f'allow={prefix}' if prefix else 'default'}"
     return Step("admission", Outcome.OK, f"{who}; sessions: {active}, room for {left} more")
-
-
-async def _sessions_left() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        # In a thread: it lists every descriptor of the process.
-        return await trio.to_thread.run_sync(sessions_within, soft, abandon_on_cancel=True)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return 0
-        raise
 
 
 def _refused(case: Case, refused: Refused, active: int, prefix: IPNetwork | None) -> Step:

@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 
 import trio
@@ -18,6 +19,7 @@ from portproxy.model import Family, Rule, RuleType, literal
 from portproxy.net.dial import begin_connect, connected_to_itself
 from portproxy.net.resolver import ResolveError
 from portproxy.net.tcp import endpoint_text
+from portproxy.wire.worker_frames import Way
 
 PATIENCE = 5.0
 """Seconds that a look-up, or all upstream addresses together, may take here; less with a shorter
@@ -96,15 +98,15 @@ def _ask_yourself(name: str, family: Family) -> str:
     return f"ask on this host: getent ahostsv{family.version} {name}; see /etc/resolv.conf and the spelling"
 
 
-def loop(case: Case, addresses: tuple[str, ...]) -> tuple[Step, tuple[str, ...]]:
-    """Whether connecting would come back to this rule; the addresses that do not."""
+def loop(rule: Rule, addresses: tuple[str, ...], ways: Mapping[str, Way]) -> tuple[Step, tuple[str, ...]]:
+    """Whether connecting would come back to this rule, by where ``ways`` go; the addresses that do not."""
     if not addresses:
         return Step("loop", Outcome.SKIPPED, "there is no address to look at"), ()
-    back = [address for address in addresses if case.relay.leads_back(case.rule, address)]
+    back = [address for address in addresses if address in ways and ways[address].leads_back]
     onward = tuple(address for address in addresses if address not in back)
     if not back:
         return Step("loop", Outcome.OK, "no address leads back to this rule"), onward
-    text = f"{', '.join(back)} port {case.rule.connect.port} leads back to this rule's own listener"
+    text = f"{', '.join(back)} port {rule.connect.port} leads back to this rule's own listener"
     advice = "let the rule connect to where no rule of this relay listens, or mend what the name says"
     if onward:
         return Step("loop", Outcome.WARNING, f"{text}; it is left out", advice=advice), onward
@@ -122,22 +124,21 @@ def source(rule: Rule) -> Step:
     return Step("source", Outcome.FAIL, text, code, _ADVICE.get(code, _NO_ADVICE))
 
 
-async def connects(case: Case, addresses: tuple[str, ...]) -> list[Step]:
+async def connects(rule: Rule, addresses: tuple[str, ...], ways: Mapping[str, Way]) -> list[Step]:
     """Connect to each address, in the order and within the time that a session would give it.
 
     The upstream sees a connection that is closed at once by FIN, like a port check; most services take no
     notice of that, while a reset is an error in many a log.
     """
-    rule = case.rule
     if not addresses:
         return [Step("connect", Outcome.SKIPPED, "there is no address to connect to")]
     deadline = trio.current_time() + min(rule.limits.connecttimeout, PATIENCE)
     steps = []
     for number, address in enumerate(addresses):
-        served_by = case.relay.serving(rule, address)
+        served_by = ways[address].served_by if address in ways else None
         if served_by is not None:
             # A connection would be a client of that rule, counted, logged and dialled for.
-            text = f"rule {served_by.rule.name} of this relay listens there: explain that one"
+            text = f"rule {served_by} of this relay listens there: explain that one"
             steps.append(Step(_name(rule, address), Outcome.SKIPPED, text))
         else:
             share = (deadline - trio.current_time()) / (len(addresses) - number)

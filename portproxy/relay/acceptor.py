@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.wheel import NOWHERE
+from portproxy.model import Family
 from portproxy.net.listeners import PASSING
 from portproxy.net.tcp import AddressKey, address_key, same_options, set_options
+from portproxy.reconcile import PortKey
 from portproxy.relay.instance import Instance
 from portproxy.relay.shortage import Shortage
 
@@ -47,9 +48,9 @@ class Acceptor:
         return address_key(self._sock.getsockname())
 
     @property
-    def inode(self) -> str:
-        """The socket's inode, as /proc shows it."""
-        return str(os.fstat(self._sock.fileno()).st_ino)
+    def port_key(self) -> PortKey:
+        """The family and port that the socket is bound to."""
+        return Family.V6 if self._sock.family == socket.AF_INET6 else Family.V4, self._sock.getsockname()[1]
 
     def serve(self, default: Instance, specific: dict[AddressKey, Instance]) -> None:
         """Take over for these rules, whose values may have changed."""

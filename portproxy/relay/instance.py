@@ -6,13 +6,13 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from portproxy import counters
 from portproxy.accesslog import Record
-from portproxy.admission import Admission
+from portproxy.admission import Admission, source_of
 from portproxy.dataplane.base import NOTHING, Ledger, Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.transfer import reset
@@ -37,7 +37,7 @@ _NOTHING_MOVED = Moved(NOTHING, NOTHING, "")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every instance of one relay shares. ``report`` takes access-log records, if any are wanted.
+    """What every instance of one worker shares. ``report`` takes access-log records, if any are wanted.
 
     ``leads_back(rule, address)`` says whether dialling ``address`` for the rule would come back to it;
     ``on_idle(instance)`` hears of one without sessions, ``on_fallback(rule, legs)`` of splice refused;
@@ -56,11 +56,25 @@ class Surroundings:
 
 
 class Instance:
-    """One running rule. ``block`` holds its counters, laid out as ``portproxy.counters`` says: its alone."""
+    """One running rule, in one worker. ``block`` holds what it counts, as ``portproxy.counters`` says.
 
-    def __init__(self, rule: Rule, surroundings: Surroundings) -> None:
+    It is known by its ``number``. ``blocks`` are those of the same rule in every worker, ``block``
+    included: this instance writes to its own alone. ``retired`` says that no more sessions come.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        rule: Rule,
+        block: memoryview,
+        blocks: Sequence[memoryview],
+        surroundings: Surroundings,
+    ) -> None:
+        self.number = number
         self.rule = rule
-        self.block = counters.new_block()
+        self.block = block
+        self.retired = False
+        self._blocks = blocks
         self.sessions: set[Session] = set()
         self.engine = surroundings.engine
         self.resolver = surroundings.resolver
@@ -83,7 +97,7 @@ class Instance:
         rule, block = self.rule, self.block
         peer = (normalised(sockaddr), sockaddr[1])
         block[counters.CONNECTIONS] += 1
-        refusal = self._admission.judge(peer[0], block[counters.ACTIVE])
+        refusal = self._admission.judge(peer[0], self._active if rule.limits.maxconn else 0)
         if refusal is not None:
             self._refuse(sock, peer, refusal)
             return
@@ -101,9 +115,14 @@ class Instance:
         self.engine.guard(session.dial, session)
 
     @property
-    def admission(self) -> Admission:
-        """Its door, to ask who would enter now."""
-        return self._admission
+    def _active(self) -> int:
+        """Sessions of all workers; while this one begins a session, each of the others may begin one too."""
+        return sum(block[counters.ACTIVE] for block in self._blocks)
+
+    def from_source(self, address: str) -> int:
+        """How many sessions there are here from what maxconnpersource counts as one with ``address``."""
+        source = source_of(address)
+        return sum(source_of(session.peer[0]) == source for session in self.sessions)
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
         """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
@@ -143,8 +162,7 @@ class Instance:
         if outcome.fallbacks:
             block[counters.FALLBACKS] += outcome.fallbacks
             self._around.on_fallback(session.rule, outcome.fallbacks)
-        _add(block, counters.UP, up)
-        _add(block, counters.DOWN, down)
+        self.count(session, up, down)
         self._leave(session)
         self._report(session, Moved(up, down, outcome.dataplane), outcome.reason, outcome.error)
 
@@ -153,22 +171,13 @@ class Instance:
         for session in list(self.sessions):
             session.abort(reason)
 
-    def hand_over(self, heir: Instance) -> None:
-        """Let ``heir`` count on from the totals of this one, which has no sessions and counts no more."""
-        counters.add(heir.block, self.block)
-        # Whoever holds this one still, as a status that is made by turns does, is not to count it twice.
-        self.block = counters.new_block()
-
-    def add_live(self, block: list[int]) -> None:
-        """Add to ``block``, a copy of the counters, what the sessions that still run have moved.
-
-        Bytes in flight are accepted, and neither delivered nor discarded yet.
-        """
-        for session in self.sessions:
-            if session.transfer:
-                for base, leg in ((counters.UP, session.transfer.up), (counters.DOWN, session.transfer.down)):
-                    block[base] += leg.accepted
-                    block[base + 1] += leg.delivered
+    def count(self, session: Session, up: Ledger, down: Ledger) -> None:
+        """Count what a session has moved since it was counted last."""
+        block, (up_then, down_then) = self.block, session.counted
+        for offset in range(3):
+            block[counters.UP + offset] += up[offset] - up_then[offset]
+            block[counters.DOWN + offset] += down[offset] - down_then[offset]
+        session.counted = (up, down)
 
     # What is noted.
 
@@ -222,8 +231,3 @@ def _error_text(error: int | str) -> str:
 def _local_endpoint(sock: socket.socket) -> str:
     sockaddr = sock.getsockname()
     return endpoint_text(normalised(sockaddr), sockaddr[1])
-
-
-def _add(block: memoryview, base: int, ledger: Ledger) -> None:
-    for offset, count in enumerate(ledger):
-        block[base + offset] += count

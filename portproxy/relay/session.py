@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from portproxy.dataplane.base import NOTHING, Outcome
+from portproxy.dataplane.base import NOTHING, Ledger, Outcome
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.leg import Leg, pending_error
 from portproxy.dataplane.loop import Accountable
@@ -20,6 +20,8 @@ from portproxy.net.tcp import endpoint_text
 from portproxy.reasons import SHORTAGE, ConnectFailed, Ended, connect_failed
 from portproxy.relay.shortage import Shortage
 from portproxy.snapshot import SessionState, SessionStatus
+
+_NOTHING_COUNTED: tuple[Ledger, Ledger] = (NOTHING, NOTHING)
 
 Spawn = Callable[[Callable[[], Awaitable[object]], Accountable], None]
 """Starts a task, for somebody, that outlives the caller."""
@@ -40,6 +42,9 @@ class Running(Protocol):
     def leads_back(self, address: str, rule: Rule) -> bool:
         """Whether ``address``, which a name gave, leads back to this rule."""
 
+    def count(self, session: Session, up: Ledger, down: Ledger) -> None:
+        """Count what a session has moved since it was counted last."""
+
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""
 
@@ -55,7 +60,7 @@ class Session:
 
     While it dials it owns both legs; once connected it hands them to a ``Transfer`` and waits for the
     ``Outcome``. Either way it tells its instance exactly once how it ended. ``number`` is unique, and
-    greater the later it came.
+    greater the later it came; ``counted`` is what its instance has counted of each direction by now.
     """
 
     __slots__ = (
@@ -69,6 +74,7 @@ class Session:
         "bucket",
         "client",
         "connect_seconds",
+        "counted",
         "instance",
         "number",
         "peer",
@@ -85,6 +91,7 @@ class Session:
         self.accepted_at = instance.engine.clock()
         self.connect_seconds: float | None = None
         self.transfer: Transfer | None = None
+        self.counted = _NOTHING_COUNTED
         self.client = instance.engine.leg(sock, self)
         self._upstream: Leg | None = None
         self._addresses: list[str] = []
@@ -126,6 +133,13 @@ class Session:
             down.delivered,
             transfer.dataplane if transfer else "",
         )
+
+    def publish(self) -> None:
+        """Have its instance count what has moved by now."""
+        if self.transfer:
+            # What is in flight may be delivered yet, or discarded.
+            up, down = (leg.ledger._replace(discarded=0) for leg in (self.transfer.up, self.transfer.down))
+            self.instance.count(self, up, down)
 
     def _state(self) -> SessionState:
         if not self.transfer:

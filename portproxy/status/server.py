@@ -62,13 +62,13 @@ def bind_status(endpoint: Endpoint) -> socket.socket:
 
 async def serve_status(
     sock: socket.socket,
-    snapshot: Callable[[], Snapshot],
+    snapshot: Callable[[], Awaitable[Snapshot]],
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on ``sock``, as ``bind_status`` made it, until cancelled; closes it, and every connection.
 
-    ``snapshot`` is called once a request, on the event loop.
+    ``snapshot`` is called once a request.
     """
     seats = trio.Semaphore(CLIENTS)
     # Thousands of rules take seconds to render: not on the loop, and not several at once.
@@ -78,7 +78,7 @@ async def serve_status(
         method, target = request.method.decode(), request.target.decode()
         path = target.partition("?")[0]
         accept = ",".join(value.decode("latin-1") for name, value in request.headers if name == b"accept")
-        make = partial(answer, method, path, accept, snapshot())
+        make = partial(answer, method, path, accept, await snapshot())
         if path != METRICS:
             return make()
         try:

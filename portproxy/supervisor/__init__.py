@@ -2,75 +2,74 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import trio
 
+from portproxy import counters
 from portproxy.accesslog import Record
-from portproxy.dataplane.engine import Engine
-from portproxy.dataplane.loop import Accountable
 from portproxy.errors import StartError
 from portproxy.log import Log
 from portproxy.model import Config, Rule
-from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.resolver import Lookup, Resolver, lookup
+from portproxy.net.user import User, become
 from portproxy.reasons import Ended
-from portproxy.reconcile import Plan, PortKey, plan, port_key
-from portproxy.relay.census import by_turns, rule_statuses, session_by_id, session_statuses
-from portproxy.relay.instance import Instance, Surroundings
-from portproxy.relay.names import ListenNames
-from portproxy.relay.port import Port
-from portproxy.relay.shortage import Shortage
+from portproxy.reconcile import Plan, plan, port_key
+from portproxy.relay.census import by_turns
+from portproxy.relay.worker import Worker
 from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot
+from portproxy.supervisor.names import ListenNames
+from portproxy.supervisor.ports import Ports
+from portproxy.supervisor.services import Service, Services
+from portproxy.supervisor.statuses import rule_statuses
+from portproxy.tallies import OWN, Tallies
+from portproxy.wire import worker_frames as wire
+from portproxy.workers.alone import Alone
+from portproxy.workers.crew import Crew
 
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
 """Seconds between attempts to listen for a rule that failed: doubled from the first to the last."""
-_SAY_FALLBACKS_EVERY = 60.0
-_ARRANGED_AT_ONCE = 32
-"""Ports that are arranged between two turns of those that relay."""
-
-T = TypeVar("T")
+_RULES_AT_ONCE = 256
+"""Rules that workers are told of between two turns of those that relay."""
 
 
 class Supervisor:
-    """Runs the rules of one configuration at a time, in one process.
+    """Runs the rules of one configuration at a time, with as many workers as it says when it begins.
 
-    ``config`` is what runs now. ``report`` takes access-log records, or is None where none are wanted;
-    ``lookup`` resolves host names, in a thread.
+    ``config`` is what runs now. ``report`` takes access-log records, or is None where none are wanted, and
+    hears of those of this process only; ``lookup`` resolves host names, in a thread. Workers in processes of
+    their own are ``user`` from their start, this process after ``drop_root``.
     """
 
     def __init__(
-        self, log: Log, report: Callable[[Record], None] | None = None, *, lookup: Lookup = lookup
+        self,
+        log: Log,
+        report: Callable[[Record], None] | None = None,
+        *,
+        lookup: Lookup = lookup,
+        user: User | None = None,
     ) -> None:
         self.config = Config()
-        self.engine = Engine(self._fault)
         self._log = log
         self._report = report
         self._lookup = lookup
-        self._instances: dict[str, Instance] = {}
-        self._leaving: set[Instance] = set()
-        self._retired: set[Instance] = set()
-        self._ports: dict[PortKey, Port] = {}
+        self._user = user
         self._errors: dict[str, str] = {}
         self._changing = trio.Lock()
         self._idle = trio.Event()
         self._failing = trio.Event()
-        self._pauses = 0
-        self._shortage = Shortage(self.engine, self._on_pause)
-        self._fallbacks = 0
-        self._fallback_said = -math.inf
-        self._draining = False
-        self._began = self.engine.clock()
+        self._begun = self._draining = False
         self._retrying = trio.CancelScope()
+        self._began = 0.0
+        self._tallies = Tallies(rows=1)
+        self._services = Services(self._tallies)
         self.resolver: Resolver
+        self.crew: Crew
         self._nursery: trio.Nursery
         self._names: ListenNames
-        self._around: Surroundings
+        self._ports: Ports
 
     async def run(
         self, config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -80,44 +79,35 @@ class Supervisor:
         Raises StartError, one line for each rule that cannot listen. What is left of sessions when it is
         cancelled is reset.
         """
-        try:
-            async with trio.open_nursery() as self._nursery:
-                self.resolver = Resolver(self._nursery, self._lookup)
-                self._names = ListenNames(self.resolver)
-                self._around = Surroundings(
-                    self.engine,
-                    self.resolver,
-                    self._shortage,
-                    self._spawn,
-                    self.leads_back,
-                    self._report,
-                    self._on_idle,
-                    self._on_fallback,
-                    itertools.count(1),
-                )
-                self._nursery.start_soon(self.engine.run)
-                await self._apply(config)
-                self._errors = self._errors_now()
-                if self._errors:
-                    self._nursery.cancel_scope.cancel()
-                else:
-                    self._nursery.start_soon(self._retry)
-                    task_status.started()
-        finally:
-            for port in self._ports.values():
-                port.abandon()
-            self.end_sessions(Ended.SHUTDOWN)
-            self._shortage.close()
-            self.engine.shut()
+        self._began = trio.current_time()
+        async with trio.open_nursery() as self._nursery:
+            self.resolver = Resolver(self._nursery, self._lookup)
+            self._names = ListenNames(self.resolver)
+            self.crew = await self._start_crew(config)
+            self._services = Services(self._tallies)
+            self._ports = Ports(self._names, self.crew)
+            self._begun = True
+            await self._apply(config, None)
+            self._errors = self._ports.errors
+            if self._errors:
+                self._nursery.cancel_scope.cancel()
+            else:
+                self._nursery.start_soon(self._retry)
+                task_status.started()
         if self._errors:
             raise StartError(*(f"rule {name}: {why}" for name, why in self._errors.items()))
 
-    async def reload(self, config: Config) -> Plan:
-        """Get to ``config`` by plan; returns what was done.
+    def drop_root(self) -> None:
+        """Be the user from now on. Raises StartError."""
+        if self._user and become(self._user):
+            self._ports.dropped_to = self._user.name
+
+    async def reload(self, config: Config, steps: Plan | None = None) -> Plan:
+        """Get to ``config`` by plan, which is ``steps`` where it was made before; returns what was done.
 
         A rule that cannot listen is left ``failed`` and retried; nothing else suffers from it.
         """
-        steps = await self._apply(config)
+        steps = await self._apply(config, steps)
         self._note_errors()
         return steps
 
@@ -128,24 +118,38 @@ class Supervisor:
         """
         self._draining = True
         self._retrying.cancel()
+        if not self._begun:  # told to stop while it started
+            return
         async with self._changing:
-            for port in self._ports.values():
-                port.close()
+            await self._ports.close()
+            running = self._services.running.values()
+            await self.crew.tell(wire.Retire(tuple(service.number for service in running)))
+            self._services.await_idle(running)
         with trio.move_on_after(self.config.server.draintimeout):
-            while self.sessions:
+            while self._services.busy:
                 self._idle = trio.Event()
                 await self._idle.wait()
-        self.end_sessions(Ended.DRAIN)
+        await self.end_sessions(Ended.DRAIN)
 
-    def end_sessions(self, reason: Ended) -> None:
+    async def end_sessions(self, reason: Ended) -> None:
         """Reset every session now."""
-        for instance in list(self.all_instances()):  # one that is idle then and retired goes
-            instance.end_sessions(reason)
+        if self._begun:
+            await self.crew.tell(wire.End(reason))
+
+    async def reopen_logs(self) -> None:
+        """Have workers in processes of their own open their log files anew; this one's are not ours."""
+        if self._begun and self.config.server.workers > 1:
+            await self.crew.tell(wire.Reopen())
 
     @property
     def errors(self) -> Mapping[str, str]:
         """Why rules do not listen, by their names."""
         return self._errors
+
+    @property
+    def dropped_to(self) -> str | None:
+        """The user that root was dropped to, if it was."""
+        return self._ports.dropped_to
 
     @property
     def draining(self) -> bool:
@@ -155,117 +159,119 @@ class Supervisor:
     @property
     def sessions(self) -> int:
         """How many sessions dial or relay now."""
-        return sum(len(instance.sessions) for instance in self.all_instances())
+        return sum(self._services.active(service) for service in self._services.all())
 
-    def snapshot(self, lost_lines: dict[str, int] | None = None) -> Snapshot:
-        """What is true now; ``lost_lines`` is passed on. 10,000 rules take some 50 ms."""
-        return self._snapshot(tuple(self._rule_statuses()), lost_lines)
+    async def snapshot(self, lost_lines: Mapping[str, int] | None = None) -> Snapshot:
+        """What is true now, while those that relay go on; of the configuration that runs when it begins.
 
-    async def snapshot_by_turns(self, lost_lines: dict[str, int] | None = None) -> Snapshot:
-        """The same, while those that relay go on; of the configuration that runs when it begins."""
+        ``lost_lines`` are this process's, by log.
+        """
+        await self.crew.ask(wire.Publish())
         return self._snapshot(await by_turns(self._rule_statuses()), lost_lines)
+
+    def last_snapshot(self) -> Snapshot:
+        """The same without asking the workers: of sessions that run, what was counted last."""
+        return self._snapshot(tuple(self._rule_statuses()), None)
 
     async def session_statuses(self, rule: str | None = None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all, the oldest first; those that relay go on."""
-        return await by_turns(session_statuses(self.all_instances(), rule))
+        return await self.crew.sessions(rule)
 
-    def kill(self, id: str) -> SessionStatus | None:
+    async def kill(self, id: str) -> SessionStatus | None:
         """Reset both sides of a session now; says what it was, or None where there is none of this ``id``."""
-        session = session_by_id(self.all_instances(), id)
-        if session is None:
-            return None
-        status = session.status()
-        session.abort(Ended.KILLED)
-        return status
+        return await self.crew.kill(id)
 
-    def _snapshot(self, rules: tuple[RuleStatus, ...], lost_lines: dict[str, int] | None) -> Snapshot:
-        uptime = self.engine.clock() - self._began
-        return Snapshot(rules, self._pauses, lost_lines or {}, self._draining, uptime)
+    def runs(self, name: str) -> bool:
+        """Whether there is a running rule of this name; a shadowed one does not run."""
+        return name in self._services.running
+
+    def counted(self, name: str) -> list[int]:
+        """What the running rule of this name has counted; nothing, where there is none."""
+        return self._services.counted(filter(None, [self._services.running.get(name)]))
+
+    def bound_address(self, rule: Rule) -> str:
+        """The literal that ``rule`` binds. Raises ResolveError where a name has none."""
+        return self._names.address(rule)
+
+    async def room(self, rule: Rule, source: str | None) -> list[wire.RoomLeft]:
+        """What would await a client of ``rule`` in each worker, from ``source`` where that is given."""
+        service = self._services.running.get(rule.name)
+        replies = await self.crew.ask(wire.Room(service.number, source)) if service else []
+        return [reply for reply in replies if isinstance(reply, wire.RoomLeft)]
+
+    async def ways(self, rule: Rule, addresses: Sequence[str]) -> list[wire.Way]:
+        """Where connections of ``rule`` to each of ``addresses`` would go; empty where no worker answers."""
+        replies = await self.crew.ask(wire.Ways(rule, tuple(addresses)))
+        return next((reply.ways for reply in replies if isinstance(reply, wire.WaysFound)), [])
 
     def _rule_statuses(self) -> Iterator[RuleStatus]:
-        leaving = self._leaving | self._retired
-        return rule_statuses(self.config, self._instances, leaving, self._errors, draining=self._draining)
+        return rule_statuses(self.config, self._services, self._errors, draining=self._draining)
+
+    def _snapshot(self, rules: tuple[RuleStatus, ...], lost_lines: Mapping[str, int] | None) -> Snapshot:
+        own = self._tallies.total(OWN)
+        lost = dict(lost_lines or {})
+        for log, slot in (("events", counters.LOST_EVENTS), ("access", counters.LOST_RECORDS)):
+            if log in lost:
+                lost[log] += own[slot]
+        uptime = trio.current_time() - self._began
+        workers, missing = self.config.server.workers, self.crew.missing
+        return Snapshot(rules, own[counters.PAUSES], lost, self._draining, uptime, workers, missing)
+
+    async def _start_crew(self, config: Config) -> Crew:
+        server = config.server
+        self._tallies = Tallies(rows=1 + server.workers, shared=server.workers > 1)
+        self._tallies.grow()
+        if server.workers == 1:
+            worker = Worker(self._log, self._report, self._tallies, 1, self._on_idle)
+            await self._nursery.start(worker.run, self.resolver)
+            return Alone(worker, self._tallies)
+        # Only here: most relays need none of it.
+        from portproxy.workers.processes import Processes
+
+        crew = Processes(server, self._user, self._tallies, self._log, self._on_idle, self._on_loss)
+        await self._nursery.start(crew.run)
+        return crew
 
     # Getting from one configuration to another.
 
-    async def _apply(self, config: Config) -> Plan:
+    async def _apply(self, config: Config, steps: Plan | None) -> Plan:
         async with self._changing:
             if self._draining:  # what has stopped listening has done so for good
                 return plan(self.config, self.config)
             await self._names.look_up(config.active)
-            steps = plan(self.config, config)
-            before, self._instances = self._instances, self._next_instances(steps)
-            self._leaving |= set(before.values()) - set(self._instances.values())
-            self.config = config
-            await self._arrange(steps.ports)
-            self._retire(config.server.draintimeout)
-            self.engine.keep_pools({rule.pipesize for rule in config.active})
+            steps = steps or plan(self.config, config)
+            with trio.CancelScope(shield=True):
+                while self._services.lacks_room(len(steps.start)):
+                    await self.crew.grow()
+                self._services.adopt(steps)
+                self.config = config
+                await self._tell_rules(steps)
+            services = self._services.running
+            await self._ports.arrange(steps.ports, config.active, services, self._errors)
+            await self._retire(config.server.draintimeout)
             return steps
 
-    def _next_instances(self, steps: Plan) -> dict[str, Instance]:
-        instances = {rule.name: self._instances[rule.name] for rule in steps.keep}
-        for was, rule in steps.change:
-            instances[rule.name] = self._instances[was.name]
-            instances[rule.name].change(rule)
-        for rule in steps.start:
-            instances[rule.name] = Instance(rule, self._around)
-        return instances
+    async def _tell_rules(self, steps: Plan) -> None:
+        services = self._services.running
+        begin = [(services[rule.name].number, rule) for rule in steps.start]
+        change = [(services[rule.name].number, rule) for _, rule in steps.change]
+        for first in range(0, max(len(begin), len(change)), _RULES_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            some = slice(first, first + _RULES_AT_ONCE)
+            await self.crew.tell(wire.Run(tuple(begin[some]), tuple(change[some])))
 
-    async def _arrange(self, keys: Sequence[PortKey]) -> None:
-        rules: dict[PortKey, list[Rule]] = {key: [] for key in keys}
-        for rule in self.config.active:
-            if port_key(rule) in rules:
-                rules[port_key(rule)].append(rule)
-        for key in keys:
-            if key not in self._ports:
-                self._ports[key] = Port(*key, self.engine, self._names, self._shortage)
-        listeners = None
-        if any(self._ports[key].gives_way(rules[key]) for key in keys):
-            listeners = await _in_thread(Listeners)
-        for number, key in enumerate(keys):
-            if number % _ARRANGED_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
-            self._ports[key].arrange(rules[key], self._instances, listeners)
-            if not rules[key]:
-                del self._ports[key]
-        await self._name_holders()
-
-    async def _name_holders(self) -> None:
-        """Say who holds the ports that are in use: in a thread, because it looks at every process."""
-        places: list[Place] = []
-        unknown: list[tuple[Port, str]] = []
-        for key, port in self._ports.items():
-            for name, address in port.in_use.items():
-                if self._errors.get(name, "").startswith(port.errors[name]):
-                    port.errors[name] = self._errors[name]
-                else:
-                    places.append((address, *key[::-1]))
-                    unknown.append((port, name))
-        if places:
-            found = await _in_thread(lambda: who_holds(places))
-            for (port, name), holder in zip(unknown, found or [""] * len(places), strict=True):
-                port.errors[name] += f" by {holder}" if holder else ""
-
-    def _retire(self, within: float) -> None:
+    async def _retire(self, within: float) -> None:
         """Let the sessions of rules that are gone end by themselves, ``within`` seconds at most."""
-        leaving, self._leaving = self._leaving, set()
-        busy = {instance for instance in leaving if instance.sessions}
-        self._retired |= busy
-        self._let_go(leaving - busy)
-        for instance in busy:
-            self._nursery.start_soon(self._end_after, instance, within)
+        leaving = self._services.leaving
+        if leaving:
+            await self.crew.tell(wire.Retire(tuple(service.number for service in leaving)))
+            if busy := self._services.retire():
+                self._nursery.start_soon(self._end_after, busy, within)
 
-    def _let_go(self, idle: Iterable[Instance]) -> None:
-        """Forget rules that are gone and ``idle``; who bears the name of one counts on from its totals."""
-        heirs = {instance.rule.name: instance for instance in (*self._leaving, *self._retired)}
-        for instance in idle:
-            heir = self._instances.get(instance.rule.name) or heirs.get(instance.rule.name)
-            if heir:
-                instance.hand_over(heir)
-
-    async def _end_after(self, instance: Instance, seconds: float) -> None:
+    async def _end_after(self, services: set[Service], seconds: float) -> None:
         await trio.sleep(seconds)
-        instance.end_sessions(Ended.DRAIN)
+        numbers = tuple(service.number for service in services & self._services.retired)
+        await self.crew.tell(wire.End(Ended.DRAIN, numbers))
 
     async def _retry(self) -> None:
         """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""
@@ -287,109 +293,37 @@ class Supervisor:
 
     async def _listen_again(self) -> None:
         async with self._changing:
-            await self._names.look_up(self.config.active)
+            rules = self.config.active
+            await self._names.look_up(rules)
             # By what was noted: a port that a fault kept from being arranged has forgotten its errors.
-            failed = [port_key(rule) for rule in self.config.active if rule.name in self._errors]
-            await self._arrange(tuple(dict.fromkeys(failed)))
+            failed = dict.fromkeys(port_key(rule) for rule in rules if rule.name in self._errors)
+            await self._ports.arrange(tuple(failed), rules, self._services.running, self._errors)
         self._note_errors()
 
-    def _errors_now(self) -> dict[str, str]:
-        return {name: why for port in self._ports.values() for name, why in port.errors.items()}
-
     def _note_errors(self) -> None:
-        errors = self._errors_now()
+        errors = self._ports.errors
         for name, why in errors.items():
             if self._errors.get(name) != why:
                 self._log.error("a rule does not listen", rule=name, error=why)
         for name in self._errors.keys() - errors.keys():
-            if name in self._instances:
+            if name in self._services.running:
                 self._log.info("a rule listens again", rule=name)
         if errors.keys() - self._errors.keys():
             self._failing.set()
         self._errors = errors
 
-    # What instances and acceptors tell and ask.
+    # What workers tell.
 
-    def _spawn(self, task: Callable[[], Awaitable[object]], who: Accountable) -> None:
-        async def guarded() -> None:
-            try:
-                await task()
-            except Exception:
-                self._fault("a task")
-                who.on_fault()
-
-        self._nursery.start_soon(guarded)
-
-    def leads_back(self, rule: Rule, address: str) -> bool:
-        """Whether a connection of ``rule`` to ``address`` comes back to it, through whichever rules."""
-        passed: set[Instance] = set()
-        ways = [(rule, address)]
-        while ways:
-            at, address = ways.pop()
-            reached = self.serving(at, address)
-            if reached is None or reached in passed:
-                continue
-            if reached.rule.endpoint == rule.endpoint:
-                return True
-            passed.add(reached)
-            ways += [(reached.rule, further) for further in reached.last_addresses()]
-        return False
-
-    def _on_idle(self, instance: Instance) -> None:
-        if instance in self._retired:
-            self._retired.remove(instance)
-            self._let_go([instance])
+    def _on_idle(self, number: int) -> None:
+        self._services.note_idle(number)
         self._idle.set()
 
-    def _on_pause(self, error: OSError | None) -> None:
-        if error is None:
-            self._log.info("accepting again")
-        else:
-            self._pauses += 1
-            self._log.warning(
-                "accepting paused; sessions go on", error=error.strerror, sessions=self.sessions
-            )
-
-    def _on_fallback(self, rule: Rule, legs: int) -> None:
-        """Say that sessions are copied: once in a while, because it comes by the thousand."""
-        self._fallbacks += legs
-        now = self.engine.clock()
-        if now >= self._fallback_said + _SAY_FALLBACKS_EVERY:
-            self._log.warning(
-                "splice or its pipe was refused; sessions are copied instead",
-                rule=rule.name,
-                legs=self._fallbacks,
-            )
-            self._fallbacks, self._fallback_said = 0, now
+    def _on_loss(self) -> None:
+        for number in list(self._services.busy):
+            self._services.note_idle(number)
+        self._idle.set()
 
     def _fault(self, what: str) -> None:
         error = sys.exception()
         assert error
         self._log.fault(f"a fault of portproxy in {what}", error)
-
-    def serving(self, rule: Rule, address: str) -> Instance | None:
-        """The rule of this relay that takes a connection of ``rule`` to ``address``, if any does."""
-        port = self._ports.get((rule.type.connect_family, rule.connect.port))
-        return port.serving(address) if port else None
-
-    def bound_address(self, rule: Rule) -> str:
-        """The literal that ``rule`` binds. Raises ResolveError where a name has none."""
-        return self._names.address(rule)
-
-    def instance(self, name: str) -> Instance | None:
-        """The running rule of this name; None where there is none, or it is shadowed."""
-        return self._instances.get(name)
-
-    def all_instances(self) -> Iterator[Instance]:
-        """Every rule that has sessions or may get some; those that are going away included."""
-        yield from self._instances.values()
-        yield from self._leaving
-        yield from self._retired
-
-
-async def _in_thread(work: Callable[[], T]) -> T | None:
-    """What ``work``, which blocks, returns; None where it has to be done without."""
-    try:
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
-    except (RuntimeError, MemoryError):  # what Python makes of pthread_create(3)'s EAGAIN
-        return None

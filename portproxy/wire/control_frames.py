@@ -13,7 +13,7 @@ import msgspec
 
 REQUEST_LIMIT = 4 << 20
 """Bytes of JSON a request may have: an import of 10,000 rules has 1 to 2 MB."""
-REPLY_LIMIT = 32 << 20
+REPLY_LIMIT = 36 << 20
 """Bytes of JSON a reply may have: 10,000 rules with 3 kB each, every counter and name at its longest."""
 COMMANDS_LIMIT = 1 << 14
 """Commands in a request. Decoded, one takes 30 times the bytes that it has at least in a frame."""

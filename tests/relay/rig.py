@@ -20,7 +20,11 @@ from portproxy.metrics import RelayCollector
 from portproxy.model import Config, Endpoint, Rule, RuleType, Server
 from portproxy.net.resolver import Lookup, lookup
 from portproxy.reasons import ConnectFailed, Ended, Reason, Refused
+from portproxy.relay.instance import Instance
+from portproxy.relay.worker import Worker
+from portproxy.snapshot import Snapshot
 from portproxy.supervisor import Supervisor
+from portproxy.workers.alone import Alone
 
 PATIENCE = 60.0
 """Seconds until a test that waits for an event gives up; no test's outcome depends on less."""
@@ -209,10 +213,28 @@ class Relay:
     def metric(self, name: str, **labels: str) -> float:
         """One sample of what /metrics would show now."""
         registry = CollectorRegistry()
-        registry.register(RelayCollector(self.supervisor.snapshot))
+        registry.register(RelayCollector(self.snapshot))
         value = registry.get_sample_value(name, labels)
         assert value is not None, f"no sample {name}{labels}"
         return value
+
+    @property
+    def worker(self) -> Worker:
+        """The relay's one worker, in this process."""
+        assert isinstance(self.supervisor.crew, Alone)
+        return self.supervisor.crew.worker
+
+    def instance(self, name: str) -> Instance:
+        """The running rule of this name."""
+        (found,) = (instance for instance in self.worker.instances.values() if instance.rule.name == name)
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """What is true at this moment."""
+        for instance in self.worker.instances.values():
+            for session in instance.sessions:
+                session.publish()
+        return self.supervisor.last_snapshot()
 
     def counted(self, reason: Reason, rule: str = "rule") -> float:
         """How often the metric says ``reason``."""

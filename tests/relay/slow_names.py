@@ -16,7 +16,7 @@ from typing import Any
 from portproxy import supervisor
 from portproxy.__main__ import main
 from portproxy.net import resolver
-from portproxy.relay import names
+from portproxy.supervisor import names
 
 _answered = socket.getaddrinfo
 _failed: set[str] = set()

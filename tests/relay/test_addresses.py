@@ -219,7 +219,7 @@ async def test_connecttimeout_holds_for_all_addresses_together() -> None:
     rule = make_rule(f"{NAME}:{free_port()}", limits=Limits(connecttimeout=10.0))
     lose(f"ip daddr 127.0.1.0/24 tcp dport {rule.connect.port}")
     async with relaying(rule, lookup=answers(*addresses)) as relay:
-        engine = relay.supervisor.engine
+        engine = relay.worker.engine
         now = 1000.0
         dialled: list[tuple[str, float]] = []
         deadlines: list[float] = []
@@ -270,7 +270,7 @@ async def test_two_spellings_of_one_address_beside_the_wildcard() -> None:
         )
         async with relaying(wildcard, lookup=answers("127.0.0.1")) as relay:
             await relay.supervisor.reload(relay.config(wildcard, literal, name))
-            states = {status.rule.name: status.state for status in relay.supervisor.snapshot().rules}
+            states = {status.rule.name: status.state for status in relay.snapshot().rules}
             assert states == {
                 "wildcard": RuleState.LISTENING,
                 "127.0.0.1": RuleState.LISTENING,
@@ -363,7 +363,7 @@ async def test_options_are_on_both_sockets() -> None:
                     ("specific", (1, 30, 5, 6, 2500, 1)),
                     ("wildcard", (0, None, None, None, 0, 0)),
                 ):
-                    (relayed,) = relay.supervisor._instances[name].sessions
+                    (relayed,) = relay.instance(name).sessions
                     assert relayed.transfer
                     for leg in (relayed.transfer.up, relayed.transfer.down):
                         assert options(leg.sock) == expected

@@ -51,9 +51,9 @@ async def test_nobody_is_disturbed() -> None:
         async with beside(partial(echo, service)), relaying(rule) as relay:
             with dial(rule) as client:
                 await round_trip(client)
-                before = relay.supervisor.snapshot().rules[0].block
+                before = relay.snapshot().rules[0].block
                 all_ok(await walk(relay, rule, "127.0.0.1"))
-                assert relay.supervisor.snapshot().rules[0].block == before
+                assert relay.snapshot().rules[0].block == before
 
                 async def talk() -> None:
                     while True:

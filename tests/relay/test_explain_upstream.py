@@ -304,7 +304,7 @@ async def test_an_upstream_sees_a_connection_that_ends_well() -> None:
             with server:
                 assert await receive_all(server) == b""
             assert host == "127.0.0.5"
-            assert relay.supervisor.snapshot().rules[0].block[0] == 0
+            assert relay.snapshot().rules[0].block[0] == 0
 
 
 async def test_an_upstream_that_resets_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ async def test_an_upstream_that_accepts_and_resets_at_once(
 
 def refuse_watch(relay: Relay, number: int) -> None:
     """Have epoll_ctl(2) answer, once, to the ``number``-th descriptor from here on, that no watch is left."""
-    engine, watch = relay.supervisor.engine, relay.supervisor.engine.watch
+    engine, watch = relay.worker.engine, relay.worker.engine.watch
     left = number
 
     def refusing(fd: int, handler: Handler, events: int = EVENTS) -> None:
@@ -238,8 +238,8 @@ class Turns(trio.abc.Instrument):
 
     def __init__(self, relay: Relay) -> None:
         self.most = self.now = self.looks = 0
-        self._turn = relay.supervisor.engine.turn
-        relay.supervisor.engine.turn = self._counted  # type: ignore[method-assign]
+        self._turn = relay.worker.engine.turn
+        relay.worker.engine.turn = self._counted  # type: ignore[method-assign]
 
     def _counted(self) -> bool:
         worked = self._turn()

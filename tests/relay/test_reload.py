@@ -16,9 +16,9 @@ from portproxy import supervisor
 from portproxy.model import ANY, DataPlaneChoice, Endpoint, Family, Limits, Rule, RuleType, literal
 from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.listeners import listen
-from portproxy.relay import port
 from portproxy.snapshot import RuleState
 from portproxy.status.app import answer
+from portproxy.supervisor import ports
 from tests.conftest import open_descriptors
 from tests.relay.rig import (
     Relay,
@@ -54,7 +54,7 @@ async def greeting(host: str, port: int) -> bytes:
 
 
 def state(relay: Relay, name: str) -> RuleState:
-    (status,) = [status for status in relay.supervisor.snapshot().rules if status.rule.name == name]
+    (status,) = [status for status in relay.snapshot().rules if status.rule.name == name]
     return status.state
 
 
@@ -78,7 +78,7 @@ def count_attempts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         attempts[rule.name] += 1
         return listen(family, address, rule)
 
-    monkeypatch.setattr(port, "listen", counted)
+    monkeypatch.setattr(ports, "listen", counted)
     monkeypatch.setattr(supervisor, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(supervisor, "RETRY_LAST", 0.02)
     return attempts
@@ -106,12 +106,12 @@ async def test_a_port_taken_at_a_reload_fails_its_rule_until_it_is_free() -> Non
                     )
                     info = "portproxy_listener_last_error_info"
                     assert relay.metric(info, rule="second", error=error) == 1
-                    ready = answer("GET", "/readyz", "", relay.supervisor.snapshot())
+                    ready = answer("GET", "/readyz", "", relay.snapshot())
                     assert (ready.status, ready.body.decode()) == (503, f"rule second: {error}\n")
                     await round_trip(client, b"still there")
                 await relay.said("listens again")
             assert state(relay, "second") is RuleState.LISTENING
-            assert answer("GET", "/readyz", "", relay.supervisor.snapshot()).status == 200
+            assert answer("GET", "/readyz", "", relay.snapshot()).status == 200
             with dial(second) as client:
                 await round_trip(client)
 
@@ -190,7 +190,7 @@ async def test_a_renamed_rule_keeps_its_socket_and_its_sessions() -> None:
                 await relay.supervisor.reload(relay.config(after))
                 assert listening(before) == inodes
                 await round_trip(client, b"still there")
-                assert [status.rule.name for status in relay.supervisor.snapshot().rules] == ["after"]
+                assert [status.rule.name for status in relay.snapshot().rules] == ["after"]
                 assert relay.metric("portproxy_connections_active", rule="after") == 1
                 with dial(after) as other:
                     await round_trip(other)
@@ -221,7 +221,7 @@ async def test_sessions_of_a_rule_that_is_gone_have_draintimeout() -> None:
                 assert not listening(rule)
                 assert await was_reset(client)
             assert (await relay.record()).reason == "draintimeout"
-            await eventually(lambda: not relay.supervisor.snapshot().rules)
+            await eventually(lambda: not relay.snapshot().rules)
 
 
 async def test_what_is_queued_for_a_rule_that_goes_is_served() -> None:
@@ -276,7 +276,7 @@ async def test_who_holds_a_port_is_looked_up_once(monkeypatch: pytest.MonkeyPatc
         asked.append(places)
         return who_holds(places)
 
-    monkeypatch.setattr(supervisor, "who_holds", counted)
+    monkeypatch.setattr(ports, "who_holds", counted)
     attempts = count_attempts(monkeypatch)
     rules = [make_rule(name=f"rule {number}") for number in range(21)]
     with ExitStack() as stack:
@@ -291,9 +291,7 @@ async def test_who_holds_a_port_is_looked_up_once(monkeypatch: pytest.MonkeyPatc
             assert [len(places) for places in asked] == [20, 1]
             said = {str(event.fields["rule"]): event.fields["error"] for event in relay.events}
             assert len(said) == len(relay.events) == 21
-            assert said == {
-                status.rule.name: status.last_error for status in relay.supervisor.snapshot().rules
-            }
+            assert said == {status.rule.name: status.last_error for status in relay.snapshot().rules}
             assert all(str(error).count("in use by") == 1 for error in said.values())
 
 
@@ -303,8 +301,8 @@ def no_thread(*_: object) -> list[str]:
 
 
 async def test_a_change_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "who_holds", no_thread)
-    monkeypatch.setattr(supervisor, "Listeners", no_thread)
+    monkeypatch.setattr(ports, "who_holds", no_thread)
+    monkeypatch.setattr(ports, "Listeners", no_thread)
     with upstream() as service:
         specific = to(service, name="specific")
         wildcard = replace(specific, name="wildcard", listen=Endpoint(ANY, specific.listen.port))
@@ -326,11 +324,11 @@ async def test_a_fault_while_it_listens_again_is_logged_and_it_goes_on(
     async with relaying(faults=1) as relay:
         with taken(rule.listen.port), monkeypatch.context() as patch:
             await relay.supervisor.reload(relay.config(rule))
-            patch.setattr(port, "listen", no_thread)
+            patch.setattr(ports, "listen", no_thread)
             fault = await relay.said("listening again")
             assert "can't start new thread" in str(fault.fields["traceback"])
             assert state(relay, "rule") is RuleState.FAILED
-            patch.setattr(port, "listen", listen)
+            patch.setattr(ports, "listen", listen)
         await relay.said("a rule listens again")
         assert listening(rule)
 
@@ -377,7 +375,7 @@ async def test_a_pipe_in_use_outlives_its_pool_and_is_closed_then() -> None:
 
 def in_flight(relay: Relay) -> int:
     """Bytes on their way up that have left the client's socket."""
-    (session,) = relay.supervisor._instances["rule"].sessions
+    (session,) = relay.instance("rule").sessions
     return session.transfer.up.pending if session.transfer else 0
 
 

@@ -61,11 +61,11 @@ async def ids(relay: Relay, rule: str | None = None) -> list[str]:
 async def kill(relay: Relay, reason: Reason) -> None:
     """End the one session; it is gone from the list, and accounted for."""
     status = await only(relay)
-    killed = relay.supervisor.kill(status.id)
+    killed = await relay.supervisor.kill(status.id)
     assert killed
     assert (killed.id, killed.client, killed.state) == (status.id, status.client, status.state)
     assert await ids(relay) == []
-    assert relay.supervisor.kill(status.id) is None
+    assert await relay.supervisor.kill(status.id) is None
     record = await relay.record()
     adds_up(record)
     assert (record.reason, record.client, record.upstream) == (reason, killed.client, killed.upstream)
@@ -146,8 +146,8 @@ async def test_idle_counts_from_the_last_bytes_and_age_from_the_beginning() -> N
         await send_all(client, b"1")
         assert await server.recv(9) == b"1"
         before = await only(relay)
-        clock = relay.supervisor.engine.clock
-        relay.supervisor.engine.clock = lambda: clock() + 100
+        clock = relay.worker.engine.clock
+        relay.worker.engine.clock = lambda: clock() + 100
         later = await only(relay)
         await send_all(client, b"2")
         assert await server.recv(9) == b"2"
@@ -247,7 +247,7 @@ async def test_numbers_are_unique_across_rules_and_the_oldest_is_first() -> None
 
 async def test_a_kill_ends_that_session_alone() -> None:
     async with two_rules() as (relay, clients):
-        killed = relay.supervisor.kill("3")
+        killed = await relay.supervisor.kill("3")
         assert killed
         assert killed.rule == "one"
         assert await was_reset(clients[2])
@@ -261,7 +261,7 @@ async def test_a_kill_ends_that_session_alone() -> None:
 @pytest.mark.parametrize("id", ["0", "6", "", "01", " 1", "1 ", "-1", "one", "\u0661", "\udce9"])
 async def test_nobody_is_killed_by_another_id(id: str) -> None:
     async with two_rules() as (relay, _):
-        assert relay.supervisor.kill(id) is None
+        assert await relay.supervisor.kill(id) is None
         assert len(await ids(relay)) == 5
 
 
@@ -269,12 +269,12 @@ async def test_sessions_of_a_rule_that_is_gone_are_listed_and_can_be_killed() ->
     async with two_rules() as (relay, clients):
         await relay.supervisor.reload(relay.config(relay.supervisor.config.rules[0]))
         assert await ids(relay, "other") == ["2", "4"]
-        snapshot = await relay.supervisor.snapshot_by_turns()
+        snapshot = await relay.supervisor.snapshot()
         assert [(status.rule.name, status.state) for status in snapshot.rules] == [
             ("one", RuleState.LISTENING),
             ("other", RuleState.DRAINING),
         ]
-        assert relay.supervisor.kill("4")
+        assert await relay.supervisor.kill("4")
         assert await was_reset(clients[3])
         await round_trip(clients[1])
         assert await ids(relay, "other") == ["2"]
@@ -300,7 +300,7 @@ async def test_a_shadowed_rule_whose_old_sessions_drain_is_there_once() -> None:
                 moved = replace(rule, listen=first.listen)
                 hidden = Config(relay.server, (first, moved), shadowed=(("rule", "first"),))
                 await relay.supervisor.reload(hidden)
-                statuses = relay.supervisor.snapshot().rules
+                statuses = relay.snapshot().rules
                 assert [(status.rule, status.state) for status in statuses] == [
                     (first, RuleState.LISTENING),
                     (moved, RuleState.SHADOWED),
@@ -312,9 +312,9 @@ async def test_a_shadowed_rule_whose_old_sessions_drain_is_there_once() -> None:
 
 async def test_who_ends_while_the_others_are_looked_at_is_left_out() -> None:
     async with two_rules() as (relay, _):
-        statuses = session_statuses(relay.supervisor.all_instances(), None)
+        statuses = session_statuses(relay.worker.instances.values(), None)
         assert next(statuses).id == "1"
-        assert relay.supervisor.kill("5")
+        assert await relay.supervisor.kill("5")
         assert [status.id for status in statuses] == ["2", "3", "4"]
 
 
@@ -332,18 +332,21 @@ async def test_many_are_looked_at_by_turns() -> None:
         assert turns >= 10
 
 
-async def test_by_turns_or_at_once_a_snapshot_is_the_same() -> None:
-    async with two_rules() as (relay, _):
-        at_once, by_turns = relay.supervisor.snapshot({"log": 1}), await relay.supervisor.snapshot_by_turns()
-        assert by_turns.rules == at_once.rules
-        assert by_turns.uptime >= at_once.uptime > 0
-        assert (at_once.lost_lines, by_turns.lost_lines) == ({"log": 1}, {})
+async def test_a_snapshot_has_what_live_sessions_moved_and_the_last_one_what_was_counted_by_then() -> None:
+    async with two_rules() as (relay, clients):
+        before = relay.supervisor.last_snapshot()
+        now = await relay.supervisor.snapshot({"log": 1})
+        assert sum(status.block[counters.UP] for status in before.rules) == 0
+        assert sum(status.block[counters.UP] for status in now.rules) == 4 * len(clients)
+        assert relay.supervisor.last_snapshot().rules == now.rules
+        assert now.uptime >= before.uptime > 0
+        assert (before.lost_lines, now.lost_lines) == ({}, {"log": 1})
 
 
 async def test_counters_add_up_when_all_are_killed() -> None:
     async with two_rules() as (relay, clients):
         for id in await ids(relay):
-            assert relay.supervisor.kill(id)
+            assert await relay.supervisor.kill(id)
         for client in clients:
             assert await was_reset(client)
         for record in relay.records:

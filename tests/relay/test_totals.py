@@ -50,13 +50,13 @@ def totals(relay: Relay) -> Totals:
     slots = (counters.CONNECTIONS, counters.UP + 1, counters.DOWN + 1)
     return {
         status.rule.name: (status.block[slots[0]], status.block[slots[1]], status.block[slots[2]])
-        for status in relay.supervisor.snapshot().rules
+        for status in relay.snapshot().rules
     }
 
 
 def active(relay: Relay) -> dict[str, int]:
     """Sessions by name, of names that have some."""
-    rules = relay.supervisor.snapshot().rules
+    rules = relay.snapshot().rules
     assert len({status.rule.name for status in rules}) == len(rules)
     return {status.rule.name: n for status in rules if (n := status.block[counters.ACTIVE])}
 
@@ -74,7 +74,7 @@ async def agree(relay: Relay, sessions: dict[str, int]) -> None:
     assert await listed(relay) == sessions
     for name, number in sessions.items():
         assert relay.metric("portproxy_connections_active", rule=name) == number
-    health = health_reply(relay.supervisor.snapshot()).data
+    health = health_reply(relay.snapshot()).data
     assert health["sessions"] == relay.supervisor.sessions == sum(sessions.values())
 
 
@@ -145,7 +145,7 @@ async def test_a_name_that_drains_twice_keeps_what_its_shorter_half_counted() ->
                 await round_trip(new)
             await relay.record()
             await relay.supervisor.reload(relay.config())
-            (status,) = relay.supervisor.snapshot().rules
+            (status,) = relay.snapshot().rules
             assert status.state is RuleState.DRAINING
             assert totals(relay) == {"rule": (2, 8, 8)}
 
@@ -159,7 +159,7 @@ async def test_a_session_that_ends_between_two_turns_is_counted_once() -> None:
             await relay.supervisor.reload(relay.config(to(service, name="first"), elsewhere(here)))
             statuses = relay.supervisor._rule_statuses()
             assert next(statuses).rule.name == "first"
-            assert relay.supervisor.kill("1")
+            assert await relay.supervisor.kill("1")
             (status,) = statuses
             assert status.block[counters.CONNECTIONS] == 1
 

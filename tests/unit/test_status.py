@@ -44,7 +44,11 @@ async def endpoint(
     async with trio.open_nursery() as nursery:
         sock = bind_status(at)
         address = sock.getsockname()[:2]
-        await nursery.start(serve_status, sock, seen)
+
+        async def now() -> Snapshot:
+            return seen()
+
+        await nursery.start(serve_status, sock, now)
         yield address
         nursery.cancel_scope.cancel()
 

@@ -26,11 +26,11 @@ PURE_ROOMS: tuple[frozenset[str], ...] = (
 
 ROOMS: tuple[frozenset[str], ...] = (
     *PURE_ROOMS,
-    frozenset({"sink", "log", "metrics", "columns", "store"}),
+    frozenset({"sink", "log", "tallies", "metrics", "columns", "store"}),
     frozenset({"accesslog", "table", "report"}),
-    frozenset({"net", "dataplane"}),
+    frozenset({"logs", "net", "dataplane"}),
     frozenset({"relay"}),
-    frozenset({"status", "control"}),
+    frozenset({"workers", "status", "control"}),
     frozenset({"supervisor"}),
     frozenset({"explain", "changes"}),
     frozenset({"handlers"}),

@@ -1,0 +1,1 @@
+"""Who relays for a supervisor: a worker in its own process, or several in processes of their own."""

@@ -1,0 +1,44 @@
+"""What a supervisor asks of its workers, however many there are."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from portproxy.snapshot import SessionStatus
+from portproxy.wire.worker_frames import Listening, Reply, Request
+
+
+class Crew(Protocol):
+    """Workers that all run the same rules and accept on the same listening sockets."""
+
+    async def grow(self) -> None:
+        """Have another segment of counters, in every worker. Raises OSError."""
+
+    async def tell(self, request: Request) -> None:
+        """Have every worker do as ``request`` says, now and when it is replaced."""
+
+    async def ask(self, request: Request) -> list[Reply]:
+        """What the workers say who answer in time; nothing changes by it."""
+
+    async def serve(
+        self, known: Sequence[Listening], new: Sequence[tuple[Listening, socket.socket]]
+    ) -> Mapping[int, int]:
+        """Accept on these; ``new`` sockets are taken over, and closed where no worker can accept on them.
+
+        Returns the errno for the number of each of those.
+        """
+
+    async def release(self, numbers: Sequence[int]) -> None:
+        """Accept what is queued on these listening sockets, and close them: their ports are free then."""
+
+    async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
+        """The sessions of the rule of this name, or of all, the oldest first."""
+
+    async def kill(self, id: str) -> SessionStatus | None:
+        """Reset both sides of a session; what it was, or None where there is none of this id."""
+
+    @property
+    def missing(self) -> int:
+        """How many workers are not there, that should be."""
