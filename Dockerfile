@@ -1,31 +1,34 @@
 # syntax=docker/dockerfile:1
-ARG PYTHON=3.13-slim-bookworm
+ARG PYTHON=3.13-slim-trixie
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
 COPY . .
-# The venv has no pip of its own. Modules are compiled here: the image may run where nothing can be written.
-RUN python -m venv --without-pip /opt/portproxy \
- && pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . \
- && pip --python /opt/portproxy install --no-cache-dir --compile \
-        --constraint tests/constraints.txt /wheel/*.whl
+# The interpreter is copied, not linked, because it is marked below.
+RUN python -m venv --copies --without-pip /opt/portproxy \
+ && pip --python /opt/portproxy install --no-cache-dir --no-compile --constraint tests/constraints.txt .
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="portproxy" \
       org.opencontainers.image.description="A TCP relay between IP families" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/portproxy /opt/portproxy
-# With --read-only, give the control socket a place: --tmpfs /run/portproxy:uid=65532,mode=0700
-RUN install -d -o 65532 -g 65532 -m 0700 /run/portproxy
-ENV PATH=/opt/portproxy/bin:$PATH \
-    PORTPROXY_CONTROL=/run/portproxy/control.sock \
-    PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+# Python's image brings its library uncompiled: where nothing can be written, every health check would compile it
+# again, and take three times as long. By hash, because not every builder keeps the times of files.
+RUN pip uninstall --yes --root-user-action=ignore pip \
+ && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib/python3.* /opt/portproxy/lib \
+ && install -d -o 65532 -g 65532 -m 0700 /run/portproxy
+# Ports below 1024, by capability: what setcap(8), which is not here, writes for cap_net_bind_service=p. Permitted
+# and not effective, so that it starts under --cap-drop=ALL too; portproxy makes it effective. In this stage,
+# because COPY may lose it. It is for --network=host, and wherever else ip_unprivileged_port_start is not 0 as
+# Docker (since 20.10) and containerd under Kubernetes (since 2.0) set it. no-new-privileges may take it away.
+RUN python -c "import os, struct; os.setxattr('/opt/portproxy/bin/python', 'security.capability', \
+    struct.pack('<5I', 0x02000000, 1 << 10, 0, 0, 0))"
 
-# Ports below 1024 need no capability here: Docker (since 20.10) and containerd under Kubernetes (since 2.0)
-# set net.ipv4.ip_unprivileged_port_start=0 in a container's network namespace, which holds for IPv6 too.
-# Elsewhere, and with --network=host, it is the administrator's to set. A file capability on the
-# interpreter would serve every script, and the interpreter would not start under --cap-drop=ALL.
+ENV PATH=/opt/portproxy/bin:$PATH \
+    PORTPROXY_CONTROL=/run/portproxy/control.sock
+# The control socket is all that is written of itself: with this, --read-only needs nothing else.
+VOLUME ["/run/portproxy"]
 USER 65532:65532
 
 STOPSIGNAL SIGTERM

@@ -9,7 +9,8 @@ SHELL := /bin/bash
 # The Python to build .venv with: 3.11 or later.
 export PYTHON ?= python3
 # What the tests call, as command:Debian-package.
-TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base
+TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base systemd-analyze:systemd \
+         unshare:util-linux nsenter:util-linux setpriv:util-linux mount:mount
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin

@@ -16,6 +16,7 @@ from portproxy.errors import PortproxyError
 from portproxy.log import LibraryHandler, Log
 from portproxy.logs import Logs
 from portproxy.model import Config
+from portproxy.net.capabilities import raise_net_bind_service
 from portproxy.net.descriptors import raise_limit, sessions_within
 from portproxy.net.user import User, acting_as, check_reaches, give_socket, look_up
 from portproxy.reasons import Ended
@@ -32,6 +33,8 @@ async def serve(source: Source, config: Config, load: Load) -> None:
     ``config`` is what ``source``, as it was written, says. SIGHUP opens log files anew and reloads what
     ``load`` returns, where that is valid; ``load`` may block. Raises StartError.
     """
+    # Before threads are started, which would each have capabilities of their own.
+    raise_net_bind_service()
     user = look_up(config.server.user) if config.server.user else None
     if user:
         check_reaches(user)
