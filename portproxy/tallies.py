@@ -25,6 +25,7 @@ class Tallies:
     def __init__(self, rows: int, *, shared: bool = False) -> None:
         self.rows = rows
         self._shared = shared
+        self._maps: list[mmap.mmap] = []
         self._segments: list[memoryview] = []
         self.descriptors: list[int] = []
 
@@ -78,12 +79,18 @@ class Tallies:
             block[:] = _ZEROES
 
     def close(self) -> None:
-        """Close what other processes would be given; the counters stay readable."""
+        """Let go of what is shared; the counters stay readable as they are. Nobody may hold a block."""
         while self.descriptors:
             os.close(self.descriptors.pop())
+        while self._maps:  # each has a descriptor of its own
+            shared, segment = self._maps.pop(), self._segments[len(self._maps)]
+            self._segments[len(self._maps)] = memoryview(bytearray(shared)).cast("Q")
+            segment.release()
+            shared.close()
 
     def _map(self, fd: int) -> None:
-        self._segments.append(memoryview(mmap.mmap(fd, _ROW * self.rows)).cast("Q"))
+        self._maps.append(mmap.mmap(fd, _ROW * self.rows))
+        self._segments.append(memoryview(self._maps[-1]).cast("Q"))
 
 
 _ZEROES = counters.new_block()
