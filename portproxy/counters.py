@@ -45,7 +45,9 @@ LOST_EVENTS = 1
 """In the same: lines of the event log that were lost."""
 LOST_RECORDS = 2
 """In the same: lines of the access log that were lost."""
-STOPPING = 3
+WAITING = 3
+"""In the same: lines of both logs that are queued, and lost where the process dies with them."""
+STOPPING = 4
 """In the supervisor's: not 0 once it ends its workers. Without that, one that is left alone has lost it."""
 
 

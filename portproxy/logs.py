@@ -17,18 +17,22 @@ from portproxy.sink import LineSink
 class Logs:
     """The logs that ``server`` asks for; a ``worker`` puts its number into what it says."""
 
-    def __init__(self, server: Server, worker: int | None = None) -> None:
-        """Raises StartError where the access log cannot be opened."""
+    def __init__(
+        self, server: Server, worker: int | None = None, count: Callable[[int], None] = lambda lines: None
+    ) -> None:
+        """``count`` hears of lines that wait to be written. Raises StartError where the access log cannot be
+        opened.
+        """
         stderr = sys.stderr
         shared = server.workers > 1
         encode_event = encoder(server.log, stderr, os.environ.get("NO_COLOR"))
-        self._events: LineSink[Event] = LineSink(2, encode_event, shared=shared)
+        self._events: LineSink[Event] = LineSink(2, encode_event, shared=shared, count=count)
         self.log = Log(self._events.put, always={} if worker is None else {"worker": worker})
         self._sessions: LineSink[Record] | None = None
         if server.accesslog is not None:
             target = 1 if server.accesslog == "-" else server.accesslog
             encode = encode_json if server.log == "json" else encode_text
-            self._sessions = LineSink(target, encode, self.log.error, shared=shared)
+            self._sessions = LineSink(target, encode, self.log.error, shared=shared, count=count)
 
     @property
     def report(self) -> Callable[[Record], None] | None:

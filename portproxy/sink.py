@@ -82,12 +82,15 @@ class LineSink(Generic[T]):
         on_error: Callable[[str], None] = lambda text: None,
         *,
         shared: bool = False,
+        count: Callable[[int], None] = lambda lines: None,
     ) -> None:
         """``encode`` makes the line, ending in its only newline, and may not raise. ``on_error`` gets one
         sentence when writing begins to fail; ``shared`` says that other processes write to ``target`` too.
-        Raises StartError where the path ``target`` cannot be opened.
+        ``count`` hears how many lines came to wait, and with a minus sign how many wait no more. Raises
+        StartError where the path ``target`` cannot be opened.
         """
         self.lost = 0
+        self._count = count
         self._encode = encode
         self._on_error = on_error
         # What a pipe takes whole is not torn by what others write (pipe(7), PIPE_BUF).
@@ -113,6 +116,7 @@ class LineSink(Generic[T]):
             self.lost += 1
             return
         self._queue.append(item)
+        self._count(1)
         if not queued:
             self._wake.set()
         elif queued == BATCH:
@@ -170,6 +174,7 @@ class LineSink(Generic[T]):
             except OSError as no_thread:
                 sent, error = 0, no_thread
             self._account(data, sent, error)
+            self._count(-len(lines))
 
     async def _in_thread(self, work: Callable[[*Ts], R], *args: *Ts) -> R:
         """What ``work`` returns. Raises what it does, and OSError where no thread can be had for it."""

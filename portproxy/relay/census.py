@@ -28,14 +28,17 @@ async def by_turns(statuses: Iterator[T]) -> tuple[T, ...]:
     return tuple(taken)
 
 
-def session_statuses(instances: Iterable[Instance], rule: str | None) -> Iterator[SessionStatus]:
-    """The sessions of the rule of this name, or of all, the oldest first; none that has ended meanwhile."""
+def session_statuses(instances: Iterable[Instance], rule: str | None, now: float) -> Iterator[SessionStatus]:
+    """The sessions of the rule of this name, or of all, as old as they are at ``now``, the oldest first.
+
+    None that has ended meanwhile.
+    """
     mine = (instance for instance in instances if rule is None or instance.rule.name == rule)
     found = [session for instance in mine for session in instance.sessions]
     found.sort(key=attrgetter("number"))
     for session in found:
         if not session.ended:
-            yield session.status()
+            yield session.status(now)
 
 
 def session_by_id(instances: Iterable[Instance], id: str) -> Session | None:

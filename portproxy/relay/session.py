@@ -115,9 +115,9 @@ class Session:
         """Whether it has told its instance how it ended."""
         return self._over or (self.transfer is not None and self.transfer.ended)
 
-    def status(self) -> SessionStatus:
-        """What it is doing now."""
-        now, transfer, upstream = self.instance.engine.clock(), self.transfer, self.upstream_address
+    def status(self, now: float) -> SessionStatus:
+        """What it is doing, at ``now`` by the engine's clock, or since."""
+        transfer, upstream = self.transfer, self.upstream_address
         up, down = (transfer.up.ledger, transfer.down.ledger) if transfer else (NOTHING, NOTHING)
         return SessionStatus(
             self.id,
@@ -125,8 +125,8 @@ class Session:
             endpoint_text(*self.peer),
             endpoint_text(*upstream) if upstream else "",
             self._state(),
-            now - self.accepted_at,
-            now - transfer.active_at if transfer else None,
+            max(0.0, now - self.accepted_at),
+            max(0.0, now - transfer.active_at) if transfer else None,
             up.accepted,
             up.delivered,
             down.accepted,

@@ -115,7 +115,7 @@ class Worker:
             case wire.Publish():
                 await self._publish()
             case wire.Sessions():
-                statuses = session_statuses(self.instances.values(), request.rule)
+                statuses = session_statuses(self.instances.values(), request.rule, request.now)
                 return wire.Found(list(await by_turns(statuses)))
             case wire.Kill():
                 return self._kill(request)
@@ -224,7 +224,7 @@ class Worker:
         session = session_by_id(self.instances.values(), request.id)
         if session is None:
             return wire.Found([])
-        status = session.status()
+        status = session.status(self.engine.clock())
         session.abort(Ended.KILLED)
         return wire.Found([status])
 

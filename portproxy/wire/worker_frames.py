@@ -35,7 +35,10 @@ class WorkerFrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Comes first, to a process: how it is set up, and which ``row`` of ``rows`` its counters are."""
+    """Comes first, to a process: how it is set up, and which ``row`` of ``rows`` its counters are.
+
+    The segments of the counters come with it.
+    """
 
     server: Server
     row: int
@@ -105,9 +108,10 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """The sessions of the rule of this name, or of all."""
+    """The sessions of the rule of this name, or of all, as old as they are at ``now`` (CLOCK_MONOTONIC)."""
 
-    rule: str | None = None
+    rule: str | None
+    now: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Alone:
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all."""
-        reply = await self.worker.handle(wire.Sessions(rule))
+        reply = await self.worker.handle(wire.Sessions(rule, self.worker.engine.clock()))
         assert isinstance(reply, wire.Found)
         return tuple(reply.sessions)
 

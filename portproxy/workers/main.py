@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from portproxy import counters
+from portproxy.errors import PortproxyError
 from portproxy.log import LibraryHandler
 from portproxy.logs import Logs
 from portproxy.net.channel import Channel
@@ -35,7 +36,10 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     with suppress(OSError):  # for ps(1) alone
         Path("/proc/self/comm").write_text("portproxy-work")
-    trio.run(_work, sock)
+    try:
+        trio.run(_work, sock)
+    except PortproxyError as error:
+        sys.exit("\n".join(f"portproxy: worker: {line}" for line in error.lines))
 
 
 async def _work(sock: socket.socket) -> None:
@@ -43,27 +47,40 @@ async def _work(sock: socket.socket) -> None:
     first = await channel.receive()
     if first is None:
         return
-    setup = wire.decode_request(first[0])
-    assert isinstance(setup, wire.Setup)
-    logs = Logs(setup.server, setup.row)
+    setup, tallies = _set_up(*first)
+    own = tallies.block(OWN, setup.row)
+
+    def count(lines: int) -> None:
+        own[counters.WAITING] += lines
+
+    logs = Logs(setup.server, setup.row, count)
     logging.getLogger().addHandler(LibraryHandler(logs.log))
     async with trio.open_nursery() as nursery:
         await nursery.start(logs.run)
-        await _Process(setup, channel, logs).run()
+        await _Process(setup, tallies, channel, logs).run()
         nursery.cancel_scope.cancel()
+
+
+def _set_up(payload: bytes, descriptors: list[int]) -> tuple[wire.Setup, Tallies]:
+    setup = wire.decode_request(payload)
+    assert isinstance(setup, wire.Setup)
+    tallies = Tallies(setup.rows)
+    for fd in descriptors:
+        tallies.attach(fd)
+    return setup, tallies
 
 
 class _Process:
     """A worker, and what it needs where it is alone."""
 
-    def __init__(self, setup: wire.Setup, channel: Channel, logs: Logs) -> None:
+    def __init__(self, setup: wire.Setup, tallies: Tallies, channel: Channel, logs: Logs) -> None:
         self._setup = setup
         self._channel = channel
         self._logs = logs
         self._lost = (0, 0)
-        self._tallies = Tallies(setup.rows)
+        self._tallies = tallies
         self._idle = trio.Event()
-        self._worker = Worker(logs.log, logs.report, self._tallies, setup.row, self._on_idle)
+        self._worker = Worker(logs.log, logs.report, tallies, setup.row, self._on_idle)
 
     async def run(self) -> None:
         """Work until the supervisor is gone; where it did not say that it would be, finish the sessions."""
@@ -74,8 +91,7 @@ class _Process:
             self._reply(wire.Done())
             while received := await self._channel.receive():
                 await self._handle(*received)
-            # Without counters yet, it has nothing that could be finished.
-            if self._tallies.size and not self._tallies.block(OWN, 0)[counters.STOPPING]:
+            if not self._tallies.block(OWN, 0)[counters.STOPPING]:
                 await self._finish()
             nursery.cancel_scope.cancel()
         self._channel.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -161,8 +162,8 @@ class Processes:
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all; a worker's serial number is part of their ids."""
-        members = list(self._members.values())
-        replies = await _answered([member.send(wire.Sessions(rule)) for member in members])
+        members, request = list(self._members.values()), wire.Sessions(rule, time.monotonic())
+        replies = await _answered([member.send(request) for member in members])
         found = [
             replace(status, id=f"{member.serial}.{status.id}")
             for member, reply in zip(members, replies, strict=True)
@@ -224,7 +225,14 @@ class Processes:
             self._members.pop(row, None)
             await member.end(LEAVE)
             lost = self._write_off(row)
-        self._log.error("a worker died", worker=row, pid=member.pid, fate=member.fate, sessions_lost=lost)
+        self._log.error(
+            "a worker died",
+            worker=row,
+            pid=member.pid,
+            fate=member.fate,
+            sessions_lost=lost,
+            lines_lost=self._write_off_lines(row),
+        )
         self._on_loss()
         return member.fate
 
@@ -232,9 +240,8 @@ class Processes:
         """Tell a new process all that the others were told, and count it in."""
         async with self._changing:
             here = {row: member}
-            await self._obeyed(here, wire.Setup(self._server, row, self._tallies.rows))
-            for fd in self._tallies.descriptors:
-                await self._obeyed(here, wire.Grow(), [fd])
+            setup = wire.Setup(self._server, row, self._tallies.rows)
+            await self._obeyed(here, setup, self._tallies.descriptors)
             (done,) = await self._obeyed(here, wire.Run(tuple(self._state.rules.items())))
             if done:
                 await self._offer(here, list(self._state.listening))
@@ -246,6 +253,14 @@ class Processes:
         """Count what the process of ``row`` had in hand as lost: how many sessions."""
         blocks = (self._tallies.block(number, row) for number in range(OWN + 1, self._tallies.size))
         return sum(counters.write_off(block) for block in blocks if block[counters.CONNECTIONS])
+
+    def _write_off_lines(self, row: int) -> int:
+        """Count the log lines that the process of ``row`` had not written yet as lost: how many."""
+        own = self._tallies.block(OWN, row)
+        lost = own[counters.WAITING]
+        own[counters.WAITING] = 0
+        own[counters.LOST_EVENTS if self._server.accesslog is None else counters.LOST_RECORDS] += lost
+        return lost
 
     # What several are asked at once.
 
