@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from portproxy.model import ANY, Family, IPAddress, Rule, literal
 
@@ -42,18 +43,26 @@ class _Listeners:
     """Which rule a connection reaches, by where the rules listen."""
 
     def __init__(self, rules: Sequence[Rule], is_local: IsLocal | None) -> None:
+        self._rules = rules
         self._is_local = is_local
         self._index: dict[tuple[Family, _Host, int], int] = {}
-        self._hosts: set[tuple[Family, _Host]] = set()
+        # Most rules have a port that none connects to, and need no closer look.
+        reached = {rule.connect.port for rule in rules}
         for number, rule in enumerate(rules):
-            family = rule.type.listen_family
-            host = _host(rule.listen.address, family)
-            self._index.setdefault((family, host, rule.listen.port), number)
-            self._hosts.add((family, host))
+            if rule.listen.port in reached:
+                self._index.setdefault((*_listening(rule), rule.listen.port), number)
+        self._ports = {port for _, _, port in self._index}
+
+    @cached_property
+    def _hosts(self) -> set[tuple[Family, _Host]]:
+        """Where the rules listen, on whatever port."""
+        return {_listening(rule) for rule in self._rules}
 
     def by(self, rule: Rule) -> int | None:
         """The number of the rule that takes the connections of ``rule``, None where they leave this relay."""
         family, port = rule.type.connect_family, rule.connect.port
+        if port not in self._ports:
+            return None
         host = _host(rule.connect.address, family)
         exact = self._index.get((family, host, port))
         if exact is not None:
@@ -75,11 +84,16 @@ def is_loopback(address: str, family: Family) -> bool:
     return not isinstance(host, str) and host.is_loopback
 
 
+def _listening(rule: Rule) -> tuple[Family, _Host]:
+    family = rule.endpoint[0]
+    return family, _host(rule.listen.address, family)
+
+
 def _host(address: str, family: Family) -> _Host:
     """One value for each host, however it is spelled."""
+    ip = literal(family.wildcard if address == ANY else address)
+    if ip is not None:
+        return ip
     name = address.lower().removesuffix(".")
-    if address == ANY:
-        address = family.wildcard
-    elif name == "localhost" or name.endswith(".localhost"):
-        address = family.loopback
-    return literal(address) or name
+    local = name == "localhost" or name.endswith(".localhost")
+    return _host(family.loopback, family) if local else name

@@ -151,6 +151,10 @@ class RelayCollector(Collector):
             "Times accepting paused for want of descriptors or memory.",
             snapshot.accept_pauses,
         )
+        yield GaugeMetricFamily(
+            "portproxy_workers", "Workers that relay.", snapshot.workers - snapshot.missing
+        )
+        yield CounterMetricFamily("portproxy_worker_deaths", "Workers that died.", snapshot.deaths)
         lost = CounterMetricFamily("portproxy_lost_log_lines", "Log lines dropped.", labels=["log"])
         for log, lines in snapshot.lost_lines.items():
             lost.add_metric([log], lines)

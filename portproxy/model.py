@@ -141,24 +141,31 @@ class Rule:
     nodelay: bool = True
     pipesize: int = 1 << 18
     dataplane: DataPlaneChoice = DataPlaneChoice.AUTO
+    endpoint: tuple[Family, str, int] = field(init=False, repr=False, compare=False)
+    """What no two rules may share: the family listened on, ``bind_address`` and the port."""
+
+    def __post_init__(self) -> None:
+        # Every check and every plan compares the endpoints of all rules, and there may be 100,000.
+        family, listen = self.type.listen_family, self.listen
+        object.__setattr__(self, "endpoint", (family, _bound(listen.address, family), listen.port))
 
     @property
     def bind_address(self) -> str:
         """What is handed to ``bind``: canonical where it is a literal, ``::`` or ``0.0.0.0`` for ``*``."""
-        if self.listen.address == ANY:
-            return self.type.listen_family.wildcard
-        ip = literal(self.listen.address)
-        return self.listen.address.lower() if ip is None else str(ip)
-
-    @property
-    def endpoint(self) -> tuple[Family, str, int]:
-        """What no two rules may share."""
-        return self.type.listen_family, self.bind_address, self.listen.port
+        return self.endpoint[1]
 
     @property
     def wildcard(self) -> bool:
         """Whether it listens on every address of its family (``*``, ``0.0.0.0`` or ``::``)."""
-        return self.bind_address == self.type.listen_family.wildcard
+        return self.endpoint[1] == self.endpoint[0].wildcard
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _bound(address: str, family: Family) -> str:
+    if address == ANY:
+        return family.wildcard
+    ip = literal(address)
+    return address.lower() if ip is None else str(ip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,18 @@ def plan(old: Config, new: Config) -> Plan:
     """The steps from ``old``, which runs, to ``new``."""
     before = {rule.endpoint: rule for rule in old.active}
     after = {rule.endpoint: rule for rule in new.active}
-    both = [(before[endpoint], rule) for endpoint, rule in after.items() if endpoint in before]
-    return Plan(
-        stop=tuple(rule for endpoint, rule in before.items() if endpoint not in after),
-        keep=tuple(rule for was, rule in both if was == rule),
-        change=tuple((was, rule) for was, rule in both if was != rule),
-        start=tuple(rule for endpoint, rule in after.items() if endpoint not in before),
-    )
+    keep, change, start = [], [], []
+    for endpoint, rule in after.items():
+        was = before.get(endpoint)
+        if was is None:
+            start.append(rule)
+        # Most rules of a change by command are the very ones that run, and comparing takes long.
+        elif was is rule or was == rule:
+            keep.append(rule)
+        else:
+            change.append((was, rule))
+    stop = tuple(rule for endpoint, rule in before.items() if endpoint not in after)
+    return Plan(stop, tuple(keep), tuple(change), tuple(start))
 
 
 @dataclass(frozen=True, slots=True)

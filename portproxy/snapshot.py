@@ -34,7 +34,8 @@ class RuleStatus:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole relay. ``lost_lines`` counts log lines dropped, by log; ``draining`` is set once
-    the relay has been told to stop; ``uptime`` is in seconds; of ``workers``, some may be ``missing``."""
+    the relay has been told to stop; ``uptime`` is in seconds; of ``workers``, some may be ``missing``,
+    and some have died so far (``deaths``)."""
 
     rules: tuple[RuleStatus, ...]
     accept_pauses: int
@@ -43,6 +44,7 @@ class Snapshot:
     uptime: float = 0.0
     workers: int = 1
     missing: int = 0
+    deaths: int = 0
 
     @property
     def not_ready(self) -> str:

@@ -61,24 +61,23 @@ def _names(placed: Sequence[Placed], findings: Findings) -> None:
 
 def _endpoints(placed: Sequence[Placed], findings: Findings) -> list[Placed]:
     """The rules that can listen: each the first on its endpoint."""
-    first: dict[tuple[Family, str, int], dict[bool, Placed]] = {}
-    listening = []
+    first: dict[tuple[Family, str, int], Placed] = {}
+    shadowed: dict[tuple[Family, str, int], Placed] = {}
     for here in placed:
-        rule, star = here.rule, here.rule.listen.address == ANY
-        spellings = first.setdefault(rule.endpoint, {})
-        if star in spellings:
-            other = spellings[star]
+        rule = here.rule
+        earlier = other = first.setdefault(rule.endpoint, here)
+        if earlier is here:
+            continue
+        if (rule.listen.address == ANY) is not (earlier.rule.listen.address == ANY):
+            other = shadowed.setdefault(rule.endpoint, here)
+        if other is not here:
             told = f"{other.seen_from(here)} listens on {other.rule.listen} already; change one of them"
             findings.refuse(here, "listenport", rule.listen.port, told)
-        elif spellings:
-            (earlier,) = spellings.values()
+        else:
             told = f"shadowed by {earlier.seen_from(here)}, which listens there as {earlier.rule.listen}"
             findings.warnings.append(problem(here.where, "listenaddress", rule.listen.address, told))
             findings.shadowed.append((rule.name, earlier.rule.name))
-        else:
-            listening.append(here)
-        spellings.setdefault(star, here)
-    return listening
+    return list(first.values())
 
 
 def _status(listening: Sequence[Placed], status: Endpoint, findings: Findings) -> None:
@@ -87,8 +86,9 @@ def _status(listening: Sequence[Placed], status: Endpoint, findings: Findings) -
     family = Family(f"v{ip.version}")
     for here in listening:
         rule = here.rule
-        alike = rule.bind_address == status.address or rule.wildcard or ip.is_unspecified
-        if rule.type.listen_family is family and rule.listen.port == status.port and alike:
+        if rule.listen.port != status.port or rule.type.listen_family is not family:
+            continue
+        if rule.bind_address == status.address or rule.wildcard or ip.is_unspecified:
             told = f"the status endpoint {status} needs this port; change one of them"
             findings.refuse(here, "listenport", rule.listen.port, told)
 
@@ -132,8 +132,9 @@ def _warning(names: Sequence[str], told: str) -> list[str]:
 
 def _makes_local(rule: Rule) -> bool:
     """Whether it lends strangers the address that an upstream on this computer knows its own clients by."""
-    loopback = rule.type.connect_family.loopback
-    if rule.acl.allow or literal(rule.connectsource or loopback) != literal(loopback):
+    family = rule.type.connect_family
+    if rule.acl.allow or not is_loopback(rule.connect.address, family):
         return False
-    inside = is_loopback(rule.connect.address, rule.type.connect_family)
-    return inside and not is_loopback(rule.listen.address, rule.type.listen_family)
+    if literal(rule.connectsource or family.loopback) != literal(family.loopback):
+        return False
+    return not is_loopback(rule.listen.address, rule.type.listen_family)

@@ -85,7 +85,7 @@ def settled(source: Source) -> Source:
             place = Place(written.origin.value, number)
         else:
             place = written.place
-        rules.append(dataclasses.replace(written, place=place))
+        rules.append(written if place == written.place else dataclasses.replace(written, place=place))
     return dataclasses.replace(source, rules=tuple(rules))
 
 

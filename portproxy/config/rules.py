@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from portproxy.config.tables import Table
@@ -64,18 +64,38 @@ class Written:
     place: Place
     written: Mapping[str, object] | str
     origin: Origin
+    _made: tuple[Mapping[str, object], Rule] | None = field(default=None, repr=False, compare=False)
+    """The sound rule that it makes, where that is known, and the ``[defaults]`` it makes it with."""
 
     def tags(self) -> Mapping[str, object]:
         """Its keys and values. Raises GrammarError where netsh's words make none."""
         return parse_rule(self.written) if isinstance(self.written, str) else self.written
+
+    def makes(self, defaults: Mapping[str, object], rule: Rule) -> None:
+        """Remember ``rule`` for the checks to come: a change by command leaves most rules as they are."""
+        # No new value: what the rule is follows from what was written.
+        object.__setattr__(self, "_made", (defaults, rule))
+
+    def made(self, defaults: Mapping[str, object]) -> Rule | None:
+        """The rule that it is known to make with these very ``defaults``."""
+        return self._made[1] if self._made and self._made[0] is defaults else None
+
+    def __str__(self) -> str:
+        """What an error line calls it, by its place and its name; raises as ``tags`` does."""
+        name = self.tags().get("name")
+        return self.place.where(name if isinstance(name, str) else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A checked rule and where it was written."""
 
-    place: Place
+    written: Written
     rule: Rule
+
+    @property
+    def place(self) -> Place:
+        return self.written.place
 
     @property
     def where(self) -> str:
@@ -100,9 +120,21 @@ class Defaults:
         table.read(_OPTIONS)
         self._values = {key: table.values.get(key, option.default) for key, option in _OPTIONS.items()}
         self._fitted: dict[tuple[str, RuleType], Any] = {}
+        self._made: dict[tuple[object, ...], Mapping[str, Any]] = {}
 
-    def values(self, rule_type: RuleType, own: Container[str]) -> dict[str, Any]:
-        """The options of a rule of this type; what does not fit it, and is not its ``own``, is a problem."""
+    def options(self, rule_type: RuleType, own: dict[str, Any]) -> Mapping[str, Any]:
+        """The options of a rule of this type that has its ``own``, as Rule takes them.
+
+        A default that does not fit the type, and is not overridden, is a problem.
+        """
+        # Rules by the thousand have few sets of options among them, and may share what those make.
+        key = (rule_type, *own.items())
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = _grouped(self._values_for(rule_type, own) | own)
+        return made
+
+    def _values_for(self, rule_type: RuleType, own: Container[str]) -> dict[str, Any]:
         values = self._values.copy()
         for key in _FITTED_OPTIONS:
             if key in own:
@@ -125,6 +157,13 @@ class Defaults:
         return value
 
 
+def _grouped(options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with those of Limits and of Acl in theirs."""
+    limits = Limits(**{key: options.pop(key) for key in _LIMITS})
+    acl = Acl(allow=options.pop("allow"), deny=options.pop("deny"))
+    return {"limits": limits, "acl": acl, **options}
+
+
 def _of_family(prefixes: tuple[IPNetwork, ...], key: str, rule_type: RuleType) -> tuple[IPNetwork, ...]:
     """Defaults hold prefixes of both families; a rule takes those of the family it listens on."""
     version = rule_type.listen_family.version
@@ -135,7 +174,7 @@ def _of_family(prefixes: tuple[IPNetwork, ...], key: str, rule_type: RuleType) -
     return kept
 
 
-def build(rule: Written, defaults: Defaults, problems: list[str]) -> Placed | None:
+def build(rule: Written, defaults: Defaults, problems: list[str]) -> Rule | None:
     """The rule that was written, or None where it added to ``problems``."""
     before = len(problems)
     try:
@@ -143,8 +182,7 @@ def build(rule: Written, defaults: Defaults, problems: list[str]) -> Placed | No
     except GrammarError as error:
         problems += [f"{rule.place.where()}: {line}" for line in error.lines]
         return None
-    name = written.get("name")
-    table = Table(rule.place.where(name if isinstance(name, str) else ""), written, problems)
+    table = Table(rule, written, problems)
     table.read(_KEYS)
     for key in ("type", "listenport"):
         if key not in table.written:
@@ -152,7 +190,7 @@ def build(rule: Written, defaults: Defaults, problems: list[str]) -> Placed | No
     rule_type = table.values.get("type")
     if rule_type is not None:
         _check_families(table, rule_type)
-    return Placed(rule.place, _rule(table.values, defaults)) if len(problems) == before else None
+    return _rule(table.values, defaults) if len(problems) == before else None
 
 
 def _check_families(table: Table, rule_type: RuleType) -> None:
@@ -168,17 +206,14 @@ def _check_families(table: Table, rule_type: RuleType) -> None:
 def _rule(values: Mapping[str, Any], defaults: Defaults) -> Rule:
     rule_type: RuleType = values["type"]
     own = {key: value for key, value in values.items() if key in _OPTIONS}
-    options = defaults.values(rule_type, own) | own
     listen = Endpoint(values.get("listenaddress", ANY), values["listenport"])
     return Rule(
         type=rule_type,
         listen=listen,
         connect=Endpoint(
-            values.get("connectaddress", rule_type.connect_family.loopback),
+            values.get("connectaddress") or rule_type.connect_family.loopback,
             values.get("connectport", listen.port),
         ),
-        name=values.get("name", default_name(rule_type, listen)),
-        limits=Limits(**{key: options.pop(key) for key in _LIMITS}),
-        acl=Acl(allow=options.pop("allow"), deny=options.pop("deny")),
-        **options,
+        name=values.get("name") or default_name(rule_type, listen),
+        **defaults.options(rule_type, own),
     )

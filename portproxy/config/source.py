@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portproxy.config.conflicts import find
-from portproxy.config.rules import Defaults, Place, Written, build
+from portproxy.config.rules import Defaults, Place, Placed, Written, build
 from portproxy.config.tables import Table
 from portproxy.errors import ConfigError
 from portproxy.loops import IsLocal
@@ -41,7 +41,7 @@ class Source:
     rules: tuple[Written, ...] = ()
     server: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
-    defaults_where: str = "[defaults]"
+    defaults_where: object = "[defaults]"
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     file: File | None = None
@@ -63,8 +63,15 @@ class Source:
         problems = list(self.problems)
         defaults = self.read_defaults(problems)
         by_rule: dict[Place, list[str]] = {written.place: [] for written in self.rules}
-        built = [build(written, defaults, by_rule[written.place]) for written in self.rules]
-        placed = [rule for rule in built if rule is not None]
+        placed = []
+        for written in self.rules:
+            rule = written.made(self.defaults) or build(written, defaults, by_rule[written.place])
+            if rule is not None:
+                placed.append(Placed(written, rule))
+        # Building rules is what finds a default that does not fit, and the next check has to find it as well.
+        if not problems:
+            for here in placed:
+                here.written.makes(self.defaults, here.rule)
         server = Server(**self.server)
         findings = find(placed, server, is_local, by_rule)
         config = Config(

@@ -11,7 +11,7 @@ from portproxy.options import Option
 from portproxy.options.kinds import RefusedError, nearest
 
 
-def problem(where: str, key: str, value: object, expected: str) -> str:
+def problem(where: object, key: str, value: object, expected: str) -> str:
     """One line: where, which key, the offending value, and what would be accepted."""
     return f"{where}: {printable(key[:60])} = {shown(value)}: {expected}"
 
@@ -20,7 +20,7 @@ def problem(where: str, key: str, value: object, expected: str) -> str:
 class Table:
     """Keys and values as they were written, ``where`` for people, and the ``problems`` they made."""
 
-    where: str
+    where: object
     written: Mapping[str, object]
     problems: list[str]
     values: dict[str, Any] = field(default_factory=dict)

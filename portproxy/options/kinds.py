@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import ipaddress
 import re
 import socket
@@ -146,14 +147,15 @@ def show_size(number: int) -> str:
 def choice(words: Iterable[str], make: Callable[[str], Any] = str) -> Kind:
     """One of ``words``, in any case; ``make`` turns it into what the model holds."""
     known = tuple(words)
+    made = {str(word): make(word) for word in known}
     accepts = f"one of {', '.join(known)}" if len(known) > 1 else known[0]
 
     def convert(value: object) -> Any:
         if not isinstance(value, str):
             raise RefusedError
-        if value.lower() not in known:
+        if value.lower() not in made:
             raise RefusedError(nearest(value, known))
-        return make(value.lower())
+        return made[value.lower()]
 
     return Kind(accepts, convert, words=known)
 
@@ -216,7 +218,15 @@ def _prefixes(value: object) -> tuple[IPNetwork, ...]:
 
 
 def _prefix(item: object) -> IPNetwork:
-    written = item.strip() if isinstance(item, str) else ""
+    if not isinstance(item, str):
+        raise RefusedError(f"{shown(item)} is no prefix; {PREFIXES.accepts}")
+    return _read_prefix(item)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _read_prefix(item: str) -> IPNetwork:
+    # The same few networks stand in rule after rule.
+    written = item.strip()
     # Only lengths: a netmask and a hostmask look alike, and 0.0.0.255 would be taken for a mask.
     address, slash, length = written.partition("/")
     if "%" in address or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):

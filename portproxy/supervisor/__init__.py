@@ -214,8 +214,10 @@ class Supervisor:
             if log in lost:
                 lost[log] += own[slot]
         uptime = trio.current_time() - self._began
-        workers, missing = self.config.server.workers, self.crew.missing
-        return Snapshot(rules, own[counters.PAUSES], lost, self._draining, uptime, workers, missing)
+        workers, crew = self.config.server.workers, self.crew
+        return Snapshot(
+            rules, own[counters.PAUSES], lost, self._draining, uptime, workers, crew.missing, crew.deaths
+        )
 
     async def _start_crew(self, config: Config) -> Crew:
         server = config.server

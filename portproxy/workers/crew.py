@@ -42,3 +42,7 @@ class Crew(Protocol):
     @property
     def missing(self) -> int:
         """How many workers are not there, that should be."""
+
+    @property
+    def deaths(self) -> int:
+        """How many workers have died."""

@@ -84,6 +84,7 @@ class Processes:
         self._state = _State()
         self._members: dict[int, Member] = {}
         self._serials = itertools.count(1)
+        self._deaths = 0
         self._changing = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -107,6 +108,11 @@ class Processes:
     def missing(self) -> int:
         """How many workers are not there, that should be."""
         return self._server.workers - len(self._members)
+
+    @property
+    def deaths(self) -> int:
+        """How many workers have died."""
+        return self._deaths
 
     @property
     def pids(self) -> list[int]:
@@ -225,6 +231,7 @@ class Processes:
             self._members.pop(row, None)
             await member.end(LEAVE)
             lost = self._write_off(row)
+        self._deaths += 1
         self._log.error(
             "a worker died",
             worker=row,

@@ -115,54 +115,69 @@ def fates(snapshot: Snapshot) -> dict[str, int]:
     }
 
 
+class Crowd:
+    """Clients of a rule: how many there were, how many bytes each way, and who is still there."""
+
+    def __init__(self, relay: Relay, rule: Rule) -> None:
+        self.relay = relay
+        self.rule = rule
+        self.living: list[trio.socket.SocketType] = []
+        self.made = self.moved = 0
+        self.chance = random.Random(4)
+
+    async def grow(self, number: int) -> None:
+        for _ in range(number):
+            self.living.append(dial(self.rule))
+            await round_trip(self.living[-1])
+        self.made += number
+        self.moved += 4 * number
+
+    async def shrink(self, left: int) -> dict[str, int]:
+        """All but ``left`` go; what is counted by then."""
+        self.chance.shuffle(self.living)
+        while len(self.living) > left:
+            self.living.pop().close()
+        await eventually(lambda: self.relay.supervisor.sessions == left)
+        counted = fates(await self.relay.supervisor.snapshot())
+        assert (counted["connections"], counted["up"], counted["down"]) == (self.made, self.moved, self.moved)
+        assert counted["ended"] == self.made - left
+        return counted
+
+    async def lose_a_worker(self, before: dict[str, int]) -> None:
+        deaths = len(self.relay.heard("a worker died"))
+        await kill(self.relay, self.chance.choice(pids(self.relay)))
+        died = self.relay.heard("a worker died")[deaths]
+        after = fates(await self.relay.supervisor.snapshot())
+        lost = after["lost"] - before["lost"]
+        assert lost == died.fields["sessions_lost"] == before["active"] - after["active"] > 0
+        survivors = [client for client in self.living if await answers(client)]
+        assert len(survivors) == len(self.living) - lost
+        self.moved += 4 * len(survivors)
+        for client in {*self.living} - {*survivors}:
+            client.close()
+        self.living = survivors
+
+
 async def test_a_thousand_sessions_and_three_killed_workers_add_up() -> None:
-    chance = random.Random(4)
     async with two_workers() as (relay, rule):
-        living: list[trio.socket.SocketType] = []
-        made = moved = 0
+        crowd = Crowd(relay, rule)
         try:
-            for _ in range(4):
-                for _ in range(250):
-                    living.append(dial(rule))
-                    made += 1
-                    await round_trip(living[-1])
-                    moved += 4
-                chance.shuffle(living)
-                while len(living) > 60:
-                    living.pop().close()
-                await eventually(partial(has_sessions, relay, len(living)))
-                before = fates(await relay.supervisor.snapshot())
-                assert (before["connections"], before["up"], before["down"]) == (made, moved, moved)
-                assert before["ended"] == made - len(living)
-                if made == 1000:
-                    break
-                deaths = len(relay.heard("a worker died"))
-                await kill(relay, chance.choice(pids(relay)))
-                died = relay.heard("a worker died")[deaths]
-                after = fates(await relay.supervisor.snapshot())
-                lost = after["lost"] - before["lost"]
-                assert lost == died.fields["sessions_lost"] == before["active"] - after["active"] > 0
-                survivors = []
-                for client in living:
-                    if await answers(client):
-                        survivors.append(client)
-                        moved += 4
-                    else:
-                        client.close()
-                assert len(survivors) == len(living) - lost
-                living = survivors
+            for _ in range(3):
+                await crowd.grow(250)
+                await crowd.lose_a_worker(await crowd.shrink(60))
+            await crowd.grow(250)
+            end = await crowd.shrink(0)
         finally:
-            for client in living:
+            for client in crowd.living:
                 client.close()
-        await eventually(lambda: relay.supervisor.sessions == 0)
-        end = fates(await relay.supervisor.snapshot())
-        assert end["connections"] == made == end["ended"]
+        assert crowd.made == 1000 == end["connections"] == end["ended"]
         assert (end["active"], end["refused"], end["failed"]) == (0, 0, 0)
-        assert len(relay.heard("a worker died")) == 3
+        assert len(relay.heard("a worker died")) == 3 == relay.metric("portproxy_worker_deaths_total")
+        assert relay.metric("portproxy_workers") == 2
         assert relay.counted(Ended.WORKER_LOST) == end["lost"]
-        assert relay.counted(Ended.FINISHED) == made - end["lost"]
-        await relay.until(lambda: len(relay.records) == made - end["lost"] - unwritten(relay))
-        assert sum(record.up_delivered for record in relay.records) <= end["up"] == moved
+        assert relay.counted(Ended.FINISHED) == 1000 - end["lost"]
+        await relay.until(lambda: len(relay.records) == 1000 - end["lost"] - unwritten(relay))
+        assert sum(record.up_delivered for record in relay.records) <= end["up"]
 
 
 def unwritten(relay: Relay) -> int:
