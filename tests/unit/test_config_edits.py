@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from random import Random
 
 import pytest
@@ -13,7 +14,7 @@ from portproxy.config.edits import Edited, Labelled, apply, settled
 from portproxy.config.entries import key_of
 from portproxy.config.reader import Reader
 from portproxy.config.rules import Origin, Place
-from portproxy.config.source import Source
+from portproxy.config.source import File, Source
 from portproxy.errors import PortproxyError
 from portproxy.netsh import importer
 from portproxy.netsh.grammar import Command, Verb, parse_command, split_line
@@ -240,6 +241,32 @@ def test_rules_are_called_by_where_they_are_then() -> None:
     before = source()
     done = settled(edited(before, "delete v4tov4 80", "add v4tov4 9", save=True).source)
     assert next(written.place for written in done.rules) == Place("portproxy.toml", 2)
+
+
+def test_a_rule_that_nobody_changed_is_not_built_again() -> None:
+    before = dataclasses.replace(source(), file=File("portproxy.toml", b""))
+    second = before.config().rules[1]
+    after = settled(edited(before, "delete v4tov4 80", "add v4tov4 22 192.0.2.2 maxconn=5").source)
+    assert [written.place.number for written in after.rules] == [1, 2]  # it was the second
+    kept, new = after.config().rules
+    assert kept is second
+    assert new == config.read(None, ["v4tov4 22 192.0.2.2 maxconn=5"]).config().rules[0]
+
+
+def test_a_rule_is_built_again_where_the_defaults_are_others() -> None:
+    before = source()
+    assert before.config().rules[0].backlog == 4096
+    assert dataclasses.replace(before, defaults={"backlog": 7}).config().rules[0].backlog == 7
+
+
+def test_every_check_finds_a_default_that_does_not_fit() -> None:
+    fitting = dataclasses.replace(reading(FILE), defaults={"connectsource": "192.0.2.9"})
+    assert not fitting.check().problems
+    # What the command builds on its way to the check must not keep the check from building it.
+    after = edited(fitting, "add v6tov6 22 2001:db8::1").source
+    for _ in range(2):
+        (problem,) = after.check().problems
+        assert '[defaults]: connectsource = "192.0.2.9": v6tov6 connects to IPv6' in problem
 
 
 def test_a_source_from_nowhere_is_empty() -> None:

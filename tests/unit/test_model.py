@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import socket
 from ipaddress import ip_address
 
@@ -67,6 +70,19 @@ def test_what_a_rule_binds(kind: str, listen: str, bound: str, wildcard: bool) -
     made = rule(kind, listen)
     assert (made.bind_address, made.wildcard) == (bound, wildcard)
     assert made.endpoint == (made.type.listen_family, bound, 80)
+
+
+def test_what_a_rule_listens_on_follows_it() -> None:
+    one = rule("v6tov4", "::0:1")
+    assert one.endpoint == (Family.V6, "::1", 80)
+    # Workers are sent their rules.
+    assert pickle.loads(pickle.dumps(one)).endpoint == copy.copy(one).endpoint == one.endpoint
+    moved = dataclasses.replace(one, type=RuleType.V4TOV4, listen=Endpoint("*", 81))
+    assert moved.endpoint == (Family.V4, "0.0.0.0", 81)
+    # How it is written is what it is; where it ends up alike is for plans and checks to see.
+    assert rule("v6tov4", "::1").endpoint == one.endpoint
+    assert rule("v6tov4", "::1") != one
+    assert "endpoint" not in repr(one)
 
 
 def test_an_endpoint_brackets_ipv6() -> None:

@@ -16,7 +16,7 @@ from portproxy.options.kinds import YEAR, RefusedError, duration, show_duration,
 
 
 def names(*holders: type) -> set[str]:
-    return {field.name for holder in holders for field in dataclasses.fields(holder)}
+    return {field.name for holder in holders for field in dataclasses.fields(holder) if field.init}
 
 
 def test_every_field_of_the_model_has_its_option() -> None:

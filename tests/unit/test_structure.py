@@ -49,7 +49,7 @@ IMPURE_MODULES = {
 }
 
 PURE_EXCEPTIONS = {
-    ("model", "socket"): "the constants AF_INET and AF_INET6",
+    ("model", "socket"): "the constants AF_INET and AF_INET6, and inet_pton",
     ("options", "socket"): "getservbyname: netsh takes service names for ports",
 }
 """(room, module) -> why a pure room may import it."""
