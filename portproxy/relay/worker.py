@@ -194,7 +194,7 @@ class Worker:
             instance = self.instances[number]
             instance.retired = True
             if not instance.sessions:
-                self._on_idle(instance)
+                del self.instances[number]
         self._keep_pools()
 
     def _keep_pools(self) -> None:

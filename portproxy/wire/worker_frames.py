@@ -88,7 +88,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """No session of these rules will begin any more. Each is told of once it has none, and forgotten."""
+    """No session of these rules will begin any more: they are forgotten. Of one that has some yet it is told
+    when the last has ended.
+    """
 
     numbers: tuple[int, ...]
 

@@ -19,9 +19,7 @@ from portproxy.wire.worker_frames import (
     REPLY_LIMIT,
     Idle,
     Reply,
-    Request,
     WorkerFrameError,
-    encode_request,
     reply_untrusted,
 )
 
@@ -60,14 +58,14 @@ class Member:
     def pid(self) -> int:
         return self.process.pid
 
-    def send(self, request: Request, descriptors: Sequence[int] = ()) -> Answer:
-        """Send ``request``; the descriptors have to stay open until it is answered."""
+    def send(self, request: bytes, descriptors: Sequence[int] = ()) -> Answer:
+        """Send a request, encoded as it is; the descriptors have to stay open until it is answered."""
         answer = Answer()
         if self._gone:
             answer.set(None)
         else:
             self._asked.append(answer)
-            self._channel.send(encode_request(request), descriptors)
+            self._channel.send(request, descriptors)
         return answer
 
     async def run(self, on_idle: Callable[[int], None]) -> None:

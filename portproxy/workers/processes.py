@@ -133,7 +133,8 @@ class Processes:
 
     async def ask(self, request: wire.Request) -> list[wire.Reply]:
         """What the workers say who answer in time."""
-        replies = await _answered([member.send(request) for member in self._members.values()])
+        encoded = wire.encode_request(request)
+        replies = await _answered([member.send(encoded) for member in self._members.values()])
         return [reply for reply in replies if reply]
 
     async def serve(
@@ -168,7 +169,10 @@ class Processes:
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all; a worker's serial number is part of their ids."""
-        members, request = list(self._members.values()), wire.Sessions(rule, time.monotonic())
+        members, request = (
+            list(self._members.values()),
+            wire.encode_request(wire.Sessions(rule, time.monotonic())),
+        )
         replies = await _answered([member.send(request) for member in members])
         found = [
             replace(status, id=f"{member.serial}.{status.id}")
@@ -182,7 +186,8 @@ class Processes:
         """Reset both sides of a session."""
         serial, _, number = id.partition(".")
         members = [member for member in self._members.values() if str(member.serial) == serial]
-        for reply in await _answered([member.send(wire.Kill(number)) for member in members]):
+        request = wire.encode_request(wire.Kill(number))
+        for reply in await _answered([member.send(request) for member in members]):
             if isinstance(reply, wire.Found) and reply.sessions:
                 return replace(reply.sessions[0], id=id)
         return None
@@ -278,8 +283,8 @@ class Processes:
         self, members: Mapping[int, Member], request: wire.Request, descriptors: Sequence[int] = ()
     ) -> list[wire.Reply | None]:
         """What ``members`` answer who carry out ``request``; who does not in time is ended."""
-        rows = list(members)
-        answers = [members[row].send(request, descriptors) for row in rows]
+        rows, encoded = list(members), wire.encode_request(request)
+        answers = [members[row].send(encoded, descriptors) for row in rows]
         replies = await _answered(answers, OBEY)
         for row, answer in zip(rows, answers, strict=True):
             if not answer.arrived.is_set():
