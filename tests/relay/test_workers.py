@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ import trio
 import trio.testing
 
 from portproxy import counters
+from portproxy.explain.explanation import Outcome
 from portproxy.model import Endpoint, Limits, Rule
 from portproxy.reasons import ConnectFailed, Ended, Refused
 from portproxy.snapshot import Snapshot
@@ -27,6 +29,7 @@ from tests.relay.rig import (
     dial,
     echo,
     eventually,
+    make_rule,
     relaying,
     round_trip,
     to,
@@ -34,6 +37,7 @@ from tests.relay.rig import (
     was_reset,
 )
 from tests.relay.served import SERVER, serving, table
+from tests.relay.walks import walk
 
 QUEUED = 200
 
@@ -389,3 +393,35 @@ async def test_sessions_are_listed_and_killed_wherever_they_are() -> None:
             for nobody in ("1", "1.", "1.0", "99.1", "", ".", "1.x"):
                 assert await relay.supervisor.kill(nobody) is None
             assert relay.counted(Ended.KILLED) == 40
+
+
+async def test_an_explanation_counts_what_each_worker_has() -> None:
+    async with two_workers(limits=Limits(maxconnpersource=1, maxconn=100)) as (relay, rule):
+        with ExitStack() as stack:
+            step = (await walk(relay, rule, "127.0.0.1")).steps[4]
+            assert (step.name, step.outcome) == ("admission", Outcome.OK)
+            assert "sessions: 0, room for " in step.text
+            # More than one process has descriptors for.
+            room = int(step.text.split("room for ")[1].split()[0])
+            assert room > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+            one, other = pids(relay)
+            with stopped(other):
+                await round_trip(stack.enter_context(dial(rule)))
+            # The other may still take one.
+            assert (await walk(relay, rule, "127.0.0.1")).failed is None
+            with stopped(one):
+                await round_trip(stack.enter_context(dial(rule)))
+            failed = (await walk(relay, rule, "127.0.0.1")).failed
+            assert failed
+            assert failed.name == "admission"
+            assert "as many sessions as maxconnpersource allows (1)" in failed.text
+            assert (await walk(relay, rule, "127.0.0.2")).failed is None
+            assert "sessions: 2, " in (await walk(relay, rule)).steps[4].text
+
+
+async def test_an_explanation_follows_the_rules_that_workers_run() -> None:
+    async with two_workers() as (relay, rule):
+        onward = make_rule(f"127.0.0.1:{rule.listen.port}", name="onward")
+        await relay.supervisor.reload(relay.config(rule, onward))
+        (step,) = (step for step in (await walk(relay, onward)).steps if step.name.startswith("connect "))
+        assert step.text == "rule rule of this relay listens there: explain that one"
