@@ -62,6 +62,7 @@ class Supervisor:
         self._failing = trio.Event()
         self._begun = self._draining = False
         self._retrying = trio.CancelScope()
+        self._lingering = trio.CancelScope()
         self._began = 0.0
         self._tallies = Tallies(rows=1)
         self._services = Services(self._tallies)
@@ -125,20 +126,22 @@ class Supervisor:
             running = self._services.running.values()
             await self.crew.tell(wire.Retire(tuple(service.number for service in running)))
             self._services.await_idle(running)
-        with trio.move_on_after(self.config.server.draintimeout):
+        self._lingering.deadline = trio.current_time() + self.config.server.draintimeout
+        with self._lingering:
             while self._services.busy:
                 self._idle = trio.Event()
                 await self._idle.wait()
         await self.end_sessions(Ended.DRAIN)
 
     async def end_sessions(self, reason: Ended) -> None:
-        """Reset every session now."""
+        """Reset every session now. A drain waits no more, not even for those of a worker that is stuck."""
         if self._begun:
-            await self.crew.tell(wire.End(reason))
+            await self.crew.ask(wire.End(reason))
+            self._lingering.cancel()
 
     async def reopen_logs(self) -> None:
         """Have workers in processes of their own open their log files anew; this one's are not ours."""
-        if self._begun and self.config.server.workers > 1:
+        if self._begun and self.crew.size > 1:
             await self.crew.tell(wire.Reopen())
 
     @property
@@ -214,10 +217,8 @@ class Supervisor:
             if log in lost:
                 lost[log] += own[slot]
         uptime = trio.current_time() - self._began
-        workers, crew = self.config.server.workers, self.crew
-        return Snapshot(
-            rules, own[counters.PAUSES], lost, self._draining, uptime, workers, crew.missing, crew.deaths
-        )
+        crew, pauses = self.crew, own[counters.PAUSES]
+        return Snapshot(rules, pauses, lost, self._draining, uptime, crew.size, crew.missing, crew.deaths)
 
     async def _start_crew(self, config: Config) -> Crew:
         server = config.server
@@ -273,7 +274,7 @@ class Supervisor:
     async def _end_after(self, services: set[Service], seconds: float) -> None:
         await trio.sleep(seconds)
         numbers = tuple(service.number for service in services & self._services.retired)
-        await self.crew.tell(wire.End(Ended.DRAIN, numbers))
+        await self.crew.ask(wire.End(Ended.DRAIN, numbers))
 
     async def _retry(self) -> None:
         """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""

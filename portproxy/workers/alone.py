@@ -14,7 +14,7 @@ from portproxy.wire import worker_frames as wire
 class Alone:
     """A crew of one, asked without a detour: see ``Crew``."""
 
-    missing = deaths = 0
+    size, missing, deaths = 1, 0, 0
 
     def __init__(self, worker: Worker, tallies: Tallies) -> None:
         self.worker = worker

@@ -40,9 +40,13 @@ class Crew(Protocol):
         """Reset both sides of a session; what it was, or None where there is none of this id."""
 
     @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+
+    @property
     def missing(self) -> int:
-        """How many workers are not there, that should be."""
+        """How many of them are not there."""
 
     @property
     def deaths(self) -> int:
-        """How many workers have died."""
+        """How many have died so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -37,16 +38,17 @@ def main() -> None:
     with suppress(OSError):  # for ps(1) alone
         Path("/proc/self/comm").write_text("portproxy-work")
     try:
-        trio.run(_work, sock)
+        sys.exit(trio.run(_work, sock))
     except PortproxyError as error:
         sys.exit("\n".join(f"portproxy: worker: {line}" for line in error.lines))
 
 
-async def _work(sock: socket.socket) -> None:
+async def _work(sock: socket.socket) -> int:
+    """Returns the exit code."""
     channel = Channel(sock, _REQUEST_LIMIT)
     first = await channel.receive()
     if first is None:
-        return
+        return 0
     setup, tallies = _set_up(*first)
     own = tallies.block(OWN, setup.row)
 
@@ -57,8 +59,9 @@ async def _work(sock: socket.socket) -> None:
     logging.getLogger().addHandler(LibraryHandler(logs.log))
     async with trio.open_nursery() as nursery:
         await nursery.start(logs.run)
-        await _Process(setup, tallies, channel, logs).run()
+        code = await _Process(setup, tallies, channel, logs).run()
         nursery.cancel_scope.cancel()
+    return code
 
 
 def _set_up(payload: bytes, descriptors: list[int]) -> tuple[wire.Setup, Tallies]:
@@ -82,19 +85,29 @@ class _Process:
         self._idle = trio.Event()
         self._worker = Worker(logs.log, logs.report, tallies, setup.row, self._on_idle)
 
-    async def run(self) -> None:
-        """Work until the supervisor is gone; where it did not say that it would be, finish the sessions."""
+    async def run(self) -> int:
+        """Work until the supervisor is gone; where it did not say that it would be, finish the sessions.
+
+        Returns the exit code.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._channel.run)
             await nursery.start(self._worker.run, Resolver(nursery))
             nursery.start_soon(self._publish)
             self._reply(wire.Done())
             while received := await self._channel.receive():
-                await self._handle(*received)
+                try:
+                    await self._handle(*received)
+                except Exception as error:
+                    # Whatever it was to do is done by halves: a successor does it whole.
+                    self._logs.log.fault("a fault of portproxy in a worker, which ends", error)
+                    nursery.cancel_scope.cancel()
+                    return os.EX_SOFTWARE
             if not self._tallies.block(OWN, 0)[counters.STOPPING]:
                 await self._finish()
             nursery.cancel_scope.cancel()
         self._channel.close()
+        return 0
 
     async def _handle(self, payload: bytes, descriptors: list[int]) -> None:
         request = wire.decode_request(payload)

@@ -26,10 +26,11 @@ RESTART_LAST = 30.0
 died early."""
 SETTLED = 60.0
 """Seconds after which a death is not an early one."""
-OBEY = 30.0
+OBEY = 10.0
 """Seconds a worker has to carry out a change; one that does not is stuck, and ended."""
-ANSWER = 2.0
-"""Seconds a worker has to answer a question; after that the others' answers have to do."""
+ANSWER = 1.0
+"""Seconds a worker has to answer a question; after that the others' answers have to do. Whoever asks for our
+health does not wait for much longer."""
 LEAVE = 5.0
 """Seconds a worker has to end when it is told to."""
 OFFER_AGAIN = 5.0
@@ -105,13 +106,18 @@ class Processes:
             self._tallies.close()
 
     @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return self._server.workers
+
+    @property
     def missing(self) -> int:
-        """How many workers are not there, that should be."""
+        """How many of them are not there."""
         return self._server.workers - len(self._members)
 
     @property
     def deaths(self) -> int:
-        """How many workers have died."""
+        """How many have died so far."""
         return self._deaths
 
     @property
