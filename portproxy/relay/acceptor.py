@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import trio
+
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import Family
@@ -64,15 +66,20 @@ class Acceptor:
         """The instance that takes connections made to the address of ``key``."""
         return self.specific.get(key, self.default)
 
-    def accept_queued(self) -> None:
-        """Accept all that the kernel has queued by now: the next step would reset or misdirect it."""
-        for _ in range(self.default.rule.backlog + 1):
+    async def accept_queued(self) -> None:
+        """Accept all that the kernel has queued by now: the next step would reset or misdirect it.
+
+        Those who relay get their turns meanwhile; after the last there is none.
+        """
+        for accepted in range(1, self.default.rule.backlog + 2):
             if not self._accept_one():
                 return
+            if accepted % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop listening; what is queued is accepted first, because closing resets it."""
-        self.accept_queued()
+        await self.accept_queued()
         self.abandon()
 
     def abandon(self) -> None:

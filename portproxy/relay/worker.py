@@ -105,9 +105,9 @@ class Worker:
             case wire.Run():
                 self._run(request)
             case wire.Serve():
-                return self._serve(request, sockets)
+                return await self._serve(request, sockets)
             case wire.Release():
-                self._release(request)
+                await self._release(request)
             case wire.Retire():
                 self._retire(request)
             case wire.End():
@@ -143,12 +143,12 @@ class Worker:
             self.instances[number].change(rule)
         self._keep_pools()
 
-    def _serve(self, request: wire.Serve, sockets: Sequence[socket.socket]) -> wire.Served:
+    async def _serve(self, request: wire.Serve, sockets: Sequence[socket.socket]) -> wire.Served:
         for listening in request.known:
             acceptor = self._acceptors.get(listening.number)
             if acceptor:
                 # What is queued goes to whom it was meant for when it was queued.
-                acceptor.accept_queued()
+                await acceptor.accept_queued()
                 acceptor.serve(*self._rules_on(listening))
         missing, error = [], 0
         for listening, sock in itertools.zip_longest(request.new, sockets):
@@ -175,19 +175,19 @@ class Worker:
         specific = {address: self.instances[number] for address, number in listening.specific}
         return self.instances[listening.default], specific
 
-    def _release(self, request: wire.Release) -> None:
+    async def _release(self, request: wire.Release) -> None:
         for number in request.numbers:
-            acceptor = self._acceptors.pop(number, None)
+            acceptor = self._acceptors.get(number)
             if acceptor is None:
                 continue
-            here = self._places[acceptor.port_key]
-            del here[acceptor.key]
-            if not here:
-                del self._places[acceptor.port_key]
+            port_key, key = acceptor.port_key, acceptor.key
             if request.last:
-                acceptor.close()
+                await acceptor.close()
             else:
                 acceptor.abandon()
+            del self._acceptors[number], self._places[port_key][key]
+            if not self._places[port_key]:
+                del self._places[port_key]
 
     def _retire(self, request: wire.Retire) -> None:
         for number in request.numbers:
