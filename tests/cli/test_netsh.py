@@ -279,7 +279,9 @@ def test_a_rule_that_cannot_listen_is_told_and_kept(relay: Shell) -> None:
     assert errors[0].startswith(
         f"v4tov4/*:{port} does not listen: cannot listen on 0.0.0.0:{port}: the port is in use by "
     )
-    assert errors[0].endswith("; it is tried again, and the relay's next start fails where it cannot listen then")
+    assert errors[0].endswith(
+        "; it is tried again, and the relay's next start fails where it cannot listen then"
+    )
 
 
 def test_without_a_relay(portproxy: Shell) -> None:
