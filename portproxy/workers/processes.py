@@ -175,10 +175,8 @@ class Processes:
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all; a worker's serial number is part of their ids."""
-        members, request = (
-            list(self._members.values()),
-            wire.encode_request(wire.Sessions(rule, time.monotonic())),
-        )
+        members = list(self._members.values())
+        request = wire.encode_request(wire.Sessions(rule, time.monotonic()))
         replies = await _answered([member.send(request) for member in members])
         found = [
             replace(status, id=f"{member.serial}.{status.id}")
@@ -289,13 +287,13 @@ class Processes:
         self, members: Mapping[int, Member], request: wire.Request, descriptors: Sequence[int] = ()
     ) -> list[wire.Reply | None]:
         """What ``members`` answer who carry out ``request``; who does not in time is ended."""
-        rows, encoded = list(members), wire.encode_request(request)
-        answers = [members[row].send(encoded, descriptors) for row in rows]
+        asked, encoded = list(members.items()), wire.encode_request(request)
+        answers = [member.send(encoded, descriptors) for _, member in asked]
         replies = await _answered(answers, OBEY)
-        for row, answer in zip(rows, answers, strict=True):
+        for (row, member), answer in zip(asked, answers, strict=True):
             if not answer.arrived.is_set():
-                self._log.error("a worker does not obey; it is killed", worker=row, pid=members[row].pid)
-                members[row].process.kill()
+                self._log.error("a worker does not obey; it is killed", worker=row, pid=member.pid)
+                member.process.kill()
         return replies
 
     async def _offer(self, members: Mapping[int, Member], numbers: Sequence[int]) -> Mapping[int, int]:
@@ -305,6 +303,7 @@ class Processes:
         """
         failed: dict[int, int] = {}
         taken: set[int] = set()
+        members = dict(members)  # some may die meanwhile
         for batch in self._state.batches(numbers):
             request = wire.Serve(new=tuple(item for item, _ in batch))
             replies = await self._obeyed(members, request, [sock.fileno() for _, sock in batch])
