@@ -31,13 +31,13 @@ def pytest_report_header() -> str:
     return f"portproxy: {Path(portproxy.__file__).parent}"
 
 
-def open_descriptors() -> dict[str, str]:
-    """This process's descriptors and what each stands for."""
+def open_descriptors(pid: int | str = "self") -> dict[str, str]:
+    """A process's descriptors and what each stands for."""
     found = {}
-    for number in os.listdir("/proc/self/fd"):
+    for number in os.listdir(f"/proc/{pid}/fd"):
         # The listing's own descriptor is closed by now.
         with suppress(FileNotFoundError):
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
+            found[number] = os.readlink(f"/proc/{pid}/fd/{number}")
     return found
 
 

@@ -1,6 +1,6 @@
 """Tests that change the network: each runs in a child process that has a network of its own.
 
-``python -m tests.relay.namespaces MODULE FUNCTION ARGUMENT...`` is that child.
+``python -m tests.relay.namespaces WORKERS MODULE FUNCTION ARGUMENT...`` is that child.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import ParamSpec
 
 import pytest
 import trio
+
+from tests.relay import rig
 
 P = ParamSpec("P")
 
@@ -45,7 +47,7 @@ def in_own_network(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         if hindrance := _hindrance():
             pytest.skip(hindrance)
         bound = inspect.signature(test).bind(*args, **kwargs)
-        call = (test.__module__, test.__name__, *map(str, bound.args))
+        call = map(str, (rig.workers, test.__module__, test.__name__, *bound.args))
         done = subprocess.run(
             [*_UNSHARE, sys.executable, "-X", "dev", "-W", "error", "-m", __name__, *call],
             check=False,
@@ -78,8 +80,9 @@ def _filter(match: str, verdict: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
 
 
-def _main(module: str, function: str, *arguments: str) -> None:
+def _main(workers: str, module: str, function: str, *arguments: str) -> None:
     command("ip link set lo up")
+    rig.workers = int(workers)
     test = getattr(importlib.import_module(module), function)
     trio.run(test.__wrapped__, *arguments)
 

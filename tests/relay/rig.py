@@ -1,14 +1,16 @@
-"""A relay in the test's own process, and the far ends of its sessions."""
+"""A relay in the test's own process, or with two workers in processes of their own, and the far ends."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -25,6 +27,10 @@ from portproxy.relay.worker import Worker
 from portproxy.snapshot import Snapshot
 from portproxy.supervisor import Supervisor
 from portproxy.workers.alone import Alone
+from portproxy.workers.processes import Processes
+
+workers = 1
+"""How many the relays of a test have: see conftest.py."""
 
 PATIENCE = 60.0
 """Seconds until a test that waits for an event gives up; no test's outcome depends on less."""
@@ -168,7 +174,7 @@ class Relay:
         self.records: list[Record] = []
         self.records_of: defaultdict[str, list[Record]] = defaultdict(list)
         self.events: list[Event] = []
-        self.server = Server(draintimeout=draintimeout)
+        self.server = Server(draintimeout=draintimeout, workers=workers)
         self.supervisor = Supervisor(Log(self._said), self._reported, lookup=lookup)
         self._news = trio.Event()
 
@@ -180,6 +186,25 @@ class Relay:
         self.records.append(record)
         self.records_of[record.rule].append(record)
         self._tell()
+
+    def of_workers(self, accesslog: str) -> None:
+        """Have the workers write their accounts to this file, and what they say as JSON."""
+        self.server = replace(self.server, accesslog=accesslog, log="json")
+
+    def take_record(self, line: str) -> None:
+        """Take an account that a worker has written."""
+        self._reported(Record(**json.loads(line)))
+
+    def take_event(self, line: str) -> None:
+        """Take what a worker has said, whichever it was. What is no event is part of a traceback."""
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = {"time": 0.0, "level": "error", "event": "a worker's last words", "traceback": line}
+        else:
+            del fields["worker"]
+        time, level, event = (fields.pop(key) for key in ("time", "level", "event"))
+        self._said(Event(time, Level[level.upper()], event, fields))
 
     def _tell(self) -> None:
         self._news.set()
@@ -219,6 +244,12 @@ class Relay:
         return value
 
     @property
+    def pids(self) -> list[int]:
+        """The processes that relay."""
+        crew = self.supervisor.crew
+        return crew.pids if isinstance(crew, Processes) else [os.getpid()]
+
+    @property
     def worker(self) -> Worker:
         """The relay's one worker, in this process."""
         assert isinstance(self.supervisor.crew, Alone)
@@ -231,9 +262,10 @@ class Relay:
 
     def snapshot(self) -> Snapshot:
         """What is true at this moment."""
-        for instance in self.worker.instances.values():
-            for session in instance.sessions:
-                session.publish()
+        if isinstance(self.supervisor.crew, Alone):
+            for instance in self.worker.instances.values():
+                for session in instance.sessions:
+                    session.publish()
         return self.supervisor.last_snapshot()
 
     def counted(self, reason: Reason, rule: str = "rule") -> float:
@@ -252,15 +284,59 @@ async def relaying(
     """A relay that runs ``rules``; in the end it has logged as many ``faults``, and no error else."""
     relay = Relay(draintimeout, lookup)
     with trio.fail_after(patience):
-        async with trio.open_nursery() as nursery:
+        async with _heard(relay), trio.open_nursery() as nursery:
             await nursery.start(relay.supervisor.run, relay.config(*rules))
+            relay.events.clear()  # each worker says that it is there
             yield relay
             nursery.cancel_scope.cancel()
     assert relay.supervisor.sessions == 0
     assert [str(fault.fields["traceback"]) for fault in relay.faults][faults:] == []
     assert len(relay.faults) == faults
     errors = [event for event in relay.events if event.level is Level.ERROR and event not in relay.faults]
-    assert all(event.event == "a rule does not listen" for event in errors)
+    expected = ("a rule does not listen", "a worker died", "a worker cannot be started")
+    assert all(event.event in expected for event in errors)
+
+
+@asynccontextmanager
+async def _heard(relay: Relay) -> AsyncIterator[None]:
+    """All that workers in processes of their own say until they are gone, and their accounts, are in
+    ``relay`` in the end.
+    """
+    if relay.server.workers == 1:
+        yield
+        return
+    async with trio.open_nursery() as nursery:
+        with _pipe(nursery, relay.take_record) as records, _pipe(nursery, relay.take_event) as events:
+            relay.of_workers(f"/proc/{os.getpid()}/fd/{records}")
+            before = os.dup(2)
+            os.dup2(events, 2)
+            try:
+                yield
+            finally:
+                os.dup2(before, 2)
+                os.close(before)
+
+
+@contextmanager
+def _pipe(nursery: trio.Nursery, take: Callable[[str], None]) -> Iterator[int]:
+    """Where to write lines that ``take`` is to have; it has them all before ``nursery`` ends."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    nursery.start_soon(read_lines, trio.lowlevel.FdStream(reader), take)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+
+
+async def read_lines(stream: trio.abc.ReceiveStream, take: Callable[[str], None]) -> None:
+    """Have ``take`` each line that comes before the end of ``stream``."""
+    async with stream:
+        buffer = b""
+        async for chunk in stream:
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            for line in lines:
+                take(line.decode())
+        assert not buffer
 
 
 @asynccontextmanager

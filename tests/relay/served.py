@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import trio
 
 from portproxy.model import Rule
-from tests.relay.rig import PATIENCE, eventually
+from tests.relay import rig
+from tests.relay.rig import PATIENCE, eventually, read_lines
 
 TOP = Path(__file__).parents[2]
 
@@ -47,6 +48,21 @@ class Served:
         self.process = process
         self.events: list[Line] = []
         self.records: list[Line] = []
+        self.gone = trio.Event()
+        """It and its workers are gone, and all that they have said is here."""
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that relay."""
+        return [line["pid"] for line in self._heard("a worker relays")] or [self.process.pid]
+
+    async def read(self) -> None:
+        """Take down what they say, until they are gone."""
+        async with trio.open_nursery() as nursery:
+            for stream, lines in ((self.process.stdout, self.records), (self.process.stderr, self.events)):
+                assert stream
+                nursery.start_soon(read_lines, stream, lambda line, to=lines: to.append(json.loads(line)))
+        self.gone.set()
 
     def write(self, *tables: str) -> None:
         """Fill the configuration file."""
@@ -71,18 +87,9 @@ class Served:
         return [line for line in self.events if event in line["event"]]
 
 
-async def _read(stream: trio.abc.ReceiveStream | None, take: Callable[[Line], None]) -> None:
-    assert stream
-    buffer = b""
-    async for chunk in stream:
-        *lines, buffer = (buffer + chunk).split(b"\n")
-        for line in lines:
-            take(json.loads(line))
-    assert not buffer
-
-
 def command(*arguments: str, module: str = "portproxy") -> list[str]:
-    return [sys.executable, "-m", module, "serve", "--control", "off", *arguments]
+    workers = ["--workers", str(rig.workers)]
+    return [sys.executable, "-m", module, "serve", "--control", "off", *workers, *arguments]
 
 
 @asynccontextmanager
@@ -111,21 +118,18 @@ async def serving(
     try:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_read, process.stdout, served.records.append)
-                nursery.start_soon(_read, process.stderr, served.events.append)
+                nursery.start_soon(served.read)
                 await served.said(until)
                 yield served
-                nursery.cancel_scope.cancel()
+                process.kill()  # and what it has said comes to an end when its workers do
     finally:
+        process.kill()
         with trio.CancelScope(shield=True):
-            process.kill()
             await process.wait()
-            for stream in (process.stdout, process.stderr):
-                assert stream
-                await stream.aclose()
 
 
 async def start_failure(words: Sequence[str]) -> tuple[int, str]:
-    """The exit code and the standard error of a relay that is not to start."""
+    """The exit code and the standard error of a relay that is not to start, though its workers may."""
     done = await trio.run_process(list(words), capture_stdout=True, capture_stderr=True, check=False, cwd=TOP)
-    return done.returncode, done.stderr.decode()
+    lines = done.stderr.decode().splitlines(keepends=True)
+    return done.returncode, "".join(line for line in lines if "a worker relays" not in line)

@@ -77,6 +77,7 @@ async def test_each_type(type: RuleType) -> None:
             assert record.upstream == str(rule.connect)
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_addresses_are_tried_in_order() -> None:
     port = free_port()
     rule = make_rule(f"{NAME}:{port}")
@@ -90,6 +91,7 @@ async def test_addresses_are_tried_in_order() -> None:
             assert await reached(rule, relay) == "127.0.0.3"
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_only_addresses_of_the_connect_family_are_used() -> None:
     lookup = answers("::1", "127.0.0.1")
     with upstream("127.0.0.1") as v4:
@@ -103,6 +105,7 @@ async def test_only_addresses_of_the_connect_family_are_used() -> None:
             assert (record.reason, record.upstream) == ("connect-refused", f"[::1]:{port_of(v4)}")
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_a_name_without_an_address_in_the_family() -> None:
     rule = make_rule(f"{NAME}:80", RuleType.V4TOV6)
     async with relaying(rule, lookup=answers("127.0.0.1")) as relay:
@@ -112,6 +115,7 @@ async def test_a_name_without_an_address_in_the_family() -> None:
             assert (await relay.record(number)).reason == "connect-resolve"
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 @in_own_network
 async def test_an_address_that_is_silent_gets_only_its_share_of_connecttimeout() -> None:
     port = free_port()
@@ -126,6 +130,7 @@ async def test_an_address_that_is_silent_gets_only_its_share_of_connecttimeout()
             assert relay.metric("portproxy_connect_seconds_count", rule="rule") == 1
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_a_listen_address_that_is_a_name() -> None:
     """It comes before the wildcard, as its address would, and is known for a listener of this relay."""
     with upstream() as service:
@@ -149,6 +154,7 @@ async def test_a_listen_address_that_is_a_name() -> None:
             assert (await relay.record(4)).reason == "connect-loop"
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_a_listen_name_that_stops_resolving_reroutes_nothing(mock_clock: MockClock) -> None:
     """Its rule keeps its address beside a wildcard too, and after its last good answer is forgotten."""
     mock_clock.rate = 1.0
@@ -201,9 +207,10 @@ async def test_an_address_beside_a_wildcard_in_whatever_spelling() -> None:
             ):
                 specific = replace(wildcard, name="specific", listen=Endpoint(spelled, wildcard.listen.port))
                 await relay.supervisor.reload(relay.config(wildcard, specific))
-                for address, rule in ((dialled, "specific"), ("::1", "wildcard")):
+                for address in (dialled, "::1"):
                     with dial_endpoint(address, wildcard.listen.port) as client:
                         await round_trip(client)
+                for rule in ("specific", "wildcard"):
                     await relay.until(partial(has, relay.records_of[rule], number + 1))
             assert not relay.heard("does not listen")
 
@@ -212,6 +219,7 @@ def has(records: list[Record], number: int) -> bool:
     return len(records) == number
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 @in_own_network
 async def test_connecttimeout_holds_for_all_addresses_together() -> None:
     """Each gets its share of what is left; once nothing is left, the others are not tried."""
@@ -247,6 +255,7 @@ async def test_connecttimeout_holds_for_all_addresses_together() -> None:
         assert deadlines == [1000.0 + number + share for number, share in enumerate(shares)]
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_a_ring_through_the_second_address_of_a_name() -> None:
     """Nobody listens on its first address, so each rule reaches the other by the second."""
     ports = free_port(), free_port()
@@ -328,6 +337,7 @@ async def test_a_source_is_judged_by_its_own_address() -> None:
             assert sorted(reasons) == ["denied", "denied", "finished"]
 
 
+@pytest.mark.alone("maxconnpersource holds for each worker by itself")
 async def test_maxconnpersource_follows_a_reload() -> None:
     with upstream() as service:
         rule = to(service)
@@ -345,6 +355,7 @@ async def test_maxconnpersource_follows_a_reload() -> None:
                 await round_trip(third)
 
 
+@pytest.mark.alone("looks at the worker's sockets")
 async def test_options_are_on_both_sockets() -> None:
     """Also those of a rule that shares the wildcard's listening socket."""
     with upstream() as service:

@@ -103,6 +103,7 @@ async def test_sessions_live_through_changes(path: Path, control: str) -> None:
                 assert await was_reset(client)
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_changes_at_once_are_all_there_afterwards(path: Path, control: str) -> None:
     wanted = [free_port() for _ in range(12)]
     replies: list[Reply] = []
@@ -124,6 +125,7 @@ async def test_changes_at_once_are_all_there_afterwards(path: Path, control: str
         assert (await served.said("reloaded"))[0]["plan"] == f"stop 0, keep {len(wanted)}, change 0, start 0"
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_a_file_that_was_changed_by_hand_is_not_overwritten(path: Path, control: str) -> None:
     port = free_port()
     async with serving(path, SERVER, arguments=["--control", control]) as served:
@@ -142,6 +144,7 @@ async def test_a_file_that_was_changed_by_hand_is_not_overwritten(path: Path, co
         assert ports(held(path)) == [port]
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_what_is_not_saved_lasts_until_the_next_reload(path: Path, control: str) -> None:
     saved, unsaved = free_port(), free_port()
     async with serving(path, SERVER, arguments=["--control", control]) as served:
@@ -157,6 +160,7 @@ async def test_what_is_not_saved_lasts_until_the_next_reload(path: Path, control
         assert str(unsaved) not in (await told(control, "show")).text
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_a_change_that_is_wrong_changes_nothing(path: Path, control: str) -> None:
     good, bad = free_port(), free_port()
     async with serving(path, SERVER, arguments=["--control", control]):
@@ -169,6 +173,7 @@ async def test_a_change_that_is_wrong_changes_nothing(path: Path, control: str) 
         assert ports(held(path)) == [good]
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_a_file_that_cannot_be_replaced(path: Path, control: str) -> None:
     """A bind mount, as of a single file into a container: rename(2) says EBUSY."""
     port = free_port()
@@ -184,6 +189,7 @@ async def test_a_file_that_cannot_be_replaced(path: Path, control: str) -> None:
         assert (await carried_out(control, adding(port), save=False)).ok
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_killed_while_it_writes_the_file_is_whole(path: Path, control: str) -> None:
     """Whenever it is killed: the file is what it was, or what it was to be."""
     text = SERVER
@@ -231,6 +237,7 @@ async def test_nothing_is_changed_while_the_relay_stops(path: Path, control: str
             await served.said("stopped")
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_a_symlink_stays_and_so_do_mode_and_owner(path: Path, control: str) -> None:
     target = path.with_name("real.toml")
     os.symlink(target, path)
@@ -245,6 +252,7 @@ async def test_a_symlink_stays_and_so_do_mode_and_owner(path: Path, control: str
     assert len(ports(held(target))) == 1
 
 
+@pytest.mark.alone("of the file, which no worker sees")
 async def test_shadowed_entries_are_entries(path: Path, control: str) -> None:
     """netsh's table has both ``*`` and 0.0.0.0; one listens, and the other once that is gone."""
     port = free_port()

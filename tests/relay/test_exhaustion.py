@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from portproxy.control.client import ask
@@ -40,9 +41,14 @@ from tests.relay.rig import (
 from tests.relay.served import SERVER, Served, command, serving, table
 
 
-def leave(served: Served, free: int) -> None:
-    """Lower the limit of a process so that it can open ``free`` descriptors more."""
-    pid = served.process.pid
+def leave(served: Served, free: int) -> int:
+    """Lower the limits of those that relay so that each can open ``free`` descriptors more: how many."""
+    for pid in served.pids:
+        _leave(pid, free)
+    return len(served.pids)
+
+
+def _leave(pid: int, free: int) -> None:
     open_now = [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
     limit = max(open_now) + 1
     gaps = limit - len(open_now)
@@ -58,12 +64,12 @@ async def test_accepting_pauses_while_descriptors_are_short(tmp_path: Path) -> N
             beside(partial(echo, service)),
             serving(tmp_path / "f", SERVER, table(rule), arguments=arguments) as served,
         ):
-            leave(served, 2 * 10)  # ten sessions
-            holders = [stack.enter_context(dial(rule)) for _ in range(10)]
+            count = 10 * leave(served, 2 * 10)  # ten sessions each
+            holders = [stack.enter_context(dial(rule)) for _ in range(count)]
             for holder in holders:
                 await round_trip(holder)
             waiting = [stack.enter_context(dial(rule)) for _ in range(3)]
-            (pause,) = await served.said("accepting paused")
+            pause, *_ = await served.said("accepting paused")
             assert pause["error"] == "Too many open files"
             for holder in holders:
                 await round_trip(holder, b"sessions go on")
@@ -74,9 +80,9 @@ async def test_accepting_pauses_while_descriptors_are_short(tmp_path: Path) -> N
                 await round_trip(client)
             # They took the last descriptors, so it is over only when these are given back.
             stack.close()  # a scrape takes descriptors too
-            await eventually(lambda: len(served.records) == 13)
+            await eventually(lambda: len(served.records) == count + 3)
             pauses = len(await served.said("accepting paused"))
-            assert len(await served.said("accepting again", pauses)) == pauses <= 4
+            assert len(await served.said("accepting again", pauses)) == pauses <= 4 * len(served.pids)
             assert f"\nportproxy_accept_pauses_total {pauses}.0\n" in await scrape(status)
             assert {record["reason"] for record in served.records} == {"finished"}
             served.signal(signal.SIGTERM)
@@ -90,18 +96,18 @@ async def test_the_last_descriptor_accepts_nobody_who_could_not_be_dialled_for(t
             beside(partial(echo, service)),
             serving(tmp_path / "f", SERVER, table(rule)) as served,
         ):
-            leave(served, 2 * 2 + 1)  # and the one that the relay keeps to spare
-            holders = [stack.enter_context(dial(rule)) for _ in range(3)]
+            relaying = leave(served, 2 * 2 + 1)  # and the one that each keeps to spare
+            holders = [stack.enter_context(dial(rule)) for _ in range(3 * relaying)]
             for holder in holders:
                 await round_trip(holder)
-            (pause,) = await served.said("accepting paused")
+            pause, *_ = await served.said("accepting paused")
             assert pause["error"] == "Too many open files"
             waiting = stack.enter_context(dial(rule))
-            for holder in holders[:2]:
+            for holder in holders[: 2 * relaying]:  # so that one of them has enough for it
                 holder.close()
             await round_trip(waiting)
             stack.close()
-            await eventually(lambda: len(served.records) == 4)
+            await eventually(lambda: len(served.records) == len(holders) + 1)
             assert {record["reason"] for record in served.records} == {"finished"}
             pauses = len(await served.said("accepting paused"))
             await served.said("accepting again", pauses)
@@ -119,8 +125,8 @@ async def test_the_control_socket_answers_while_clients_hold_every_descriptor(tm
             beside(partial(echo, service)),
             serving(tmp_path / "f", SERVER, table(rule), arguments=("--control", path)) as served,
         ):
-            leave(served, 2 * 4)
-            holders = [stack.enter_context(dial(rule)) for _ in range(4)]
+            count = 4 * leave(served, 2 * 4)
+            holders = [stack.enter_context(dial(rule)) for _ in range(count)]
             for holder in holders:
                 await round_trip(holder)
             waiting = [stack.enter_context(dial(rule)) for _ in range(3)]
@@ -129,17 +135,20 @@ async def test_the_control_socket_answers_while_clients_hold_every_descriptor(tm
                 for command in ("status", "sessions", "health") * 3:
                     nursery.start_soon(answers, path, Request(command))
             listed = await asked(path, Request("sessions"))
-            ids = [session["id"] for session in listed.data["sessions"]]
-            assert len(ids) == 4
-            for id in ids[:3]:
-                assert (await asked(path, Request("kill", {"session": id}))).ok
-            for client in (*waiting, holders[3]):
+            sessions = listed.data["sessions"]
+            assert len(sessions) == count
+            for session in sessions[:3]:
+                assert (await asked(path, Request("kill", {"session": session["id"]}))).ok
+            left = {session["client"] for session in sessions[3:]}
+            stay = [holder for holder in holders if "{}:{}".format(*holder.getsockname()) in left]
+            assert len(stay) == count - 3
+            for client in (*waiting, *stay):
                 await round_trip(client)
             stack.close()
-            await eventually(lambda: len(served.records) == 7)
+            await eventually(lambda: len(served.records) == count + 3)
             await answers(path, Request("health"))
             reasons = Counter(record["reason"] for record in served.records)
-            assert reasons == {"killed": 3, "finished": 4}
+            assert reasons == {"killed": 3, "finished": count}
             told = {event["event"] for event in served.events if event["level"] != "info"}
             assert [event for event in told if not event.startswith("accepting paused")] == []
 
@@ -158,6 +167,7 @@ WITHOUT_THREADS = (
 (pthread_create(3)). RLIMIT_NPROC does not bind root."""
 
 
+@pytest.mark.alone("without a thread no process can be started")
 async def test_without_threads_the_relay_goes_on(tmp_path: Path) -> None:
     path, file = str(tmp_path / "control.sock"), tmp_path / "f"
     with upstream() as service:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from portproxy import supervisor
+from portproxy import counters, supervisor
 from portproxy.dataplane import loop
 from portproxy.dataplane.base import EVENTS
 from portproxy.dataplane.loop import Handler
@@ -50,16 +50,21 @@ RESETTING = 5000
 AT_ONCE = 100
 
 
-def pipes() -> int:
-    return sum(target.startswith("pipe:") for target in open_descriptors().values())
+def pipes(relay: Relay) -> int:
+    return sum(target.startswith("pipe:") for target in descriptors(relay).values())
+
+
+def descriptors(relay: Relay) -> dict[str, str]:
+    """Those of the processes that relay, and what each stands for."""
+    return {f"{pid} {fd}": target for pid in relay.pids for fd, target in open_descriptors(pid).items()}
 
 
 async def test_connections_that_never_send_cost_no_pipe_and_hold_nobody_up() -> None:
     assert raise_limit() > 4 * SILENT, "too few descriptors for this test"
     with upstream(backlog=AT_ONCE) as service, ExitStack() as stack:
         rule = to(service)
-        before = pipes()
         async with relaying(rule) as relay:
+            before = pipes(relay)
             for _ in range(SILENT // AT_ONCE):
                 for _ in range(AT_ONCE):
                     stack.enter_context(dial(rule))
@@ -67,7 +72,7 @@ async def test_connections_that_never_send_cost_no_pipe_and_hold_nobody_up() -> 
                     far, _ = await service.accept()
                     stack.enter_context(far)
             assert relay.supervisor.sessions == SILENT
-            assert pipes() == before
+            assert pipes(relay) == before
             async with beside(partial(echo, service)):
                 with dial(rule) as client:
                     await round_trip(client)
@@ -75,21 +80,26 @@ async def test_connections_that_never_send_cost_no_pipe_and_hold_nobody_up() -> 
         assert relay.counted(Ended.SHUTDOWN) == SILENT
 
 
+def have_ended(relay: Relay, count: int) -> bool:
+    """Whether so many connections were made, and are no more."""
+    return relay.supervisor.counted("rule")[counters.CONNECTIONS] == count and not relay.supervisor.sessions
+
+
 async def test_connections_that_reset_at_once() -> None:
     with upstream() as service:
         rule = to(service)
         async with beside(partial(echo, service)), relaying(rule) as relay:
-            before = open_descriptors()
+            before = descriptors(relay)
             for number in range(1, RESETTING // AT_ONCE + 1):
                 for _ in range(AT_ONCE):
                     # Not through trio: all of them are there, and gone, before the relay sees the first.
                     with socket.create_connection((rule.bind_address, rule.listen.port)) as sock:
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                await relay.record(number * AT_ONCE - 1)
+                await eventually(partial(have_ended, relay, number * AT_ONCE))
             with dial(rule) as client:
                 await round_trip(client)
             await relay.record(RESETTING)
-            await eventually(lambda: len(open_descriptors()) == len(before))
+            await eventually(lambda: len(descriptors(relay)) == len(before))
             reasons = Counter(record.reason for record in relay.records)
             assert reasons.pop(Ended.FINISHED) == 1
             assert reasons.keys() <= {Ended.CLIENT_RESET, ConnectFailed.CLIENT_GONE}
@@ -115,6 +125,7 @@ async def test_an_upstream_that_comes_and_goes() -> None:
         assert relay.counted(ConnectFailed.REFUSED) == 50
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 @pytest.mark.parametrize("soon", [True, False], ids=["before it is watched", "after"])
 async def test_an_upstream_that_accepts_and_resets_at_once(
     monkeypatch: pytest.MonkeyPatch, soon: bool
@@ -171,6 +182,7 @@ def refuse_watch(relay: Relay, number: int) -> None:
     engine.watch = refusing  # type: ignore[method-assign]
 
 
+@pytest.mark.alone("patches the worker's engine")
 @pytest.mark.parametrize("number", [1, 2], ids=["client", "upstream"])
 async def test_no_watch_is_left_for_a_session(number: int) -> None:
     with upstream() as service:
@@ -193,6 +205,7 @@ async def test_no_watch_is_left_for_a_session(number: int) -> None:
             assert [record.reason for record in relay.records] == ["connect-descriptors", "finished"]
 
 
+@pytest.mark.alone("patches the worker's engine")
 async def test_no_watch_is_left_for_a_listening_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "RETRY_FIRST", 0.01)
     with upstream() as service:
@@ -207,6 +220,7 @@ async def test_no_watch_is_left_for_a_listening_socket(monkeypatch: pytest.Monke
                 await round_trip(client)
 
 
+@pytest.mark.alone("of each connection by itself")
 @in_own_network
 async def test_an_upstream_that_is_gone_is_never_the_relay_itself() -> None:
     # The only local port to connect from is the one to connect to.
@@ -252,6 +266,7 @@ class Turns(trio.abc.Instrument):
         self.looks += 1
 
 
+@pytest.mark.alone("counts the turns of the worker's engine")
 async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a slow machine a burst may end for its time; it is to end for its turns here.
     monkeypatch.setattr(loop, "_BURST_SECONDS", math.inf)

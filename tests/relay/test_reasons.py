@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 
 import pytest
 
@@ -41,6 +42,7 @@ Provoker = Callable[[], Awaitable[Relay]]
 
 ALL: dict[str, Reason] = {reason.value: reason for kind in (Refused, ConnectFailed, Ended) for reason in kind}
 HERE: dict[str, Provoker] = {}
+IN_THE_ONE_WORKER: dict[str, Provoker] = {}
 IN_OWN_NETWORK: dict[str, Provoker] = {}
 ELSEWHERE = {ConnectFailed.WORKER_LOST.value, Ended.WORKER_LOST.value}
 """In test_workers.py: they take a relay of several processes, and whoever died has no account."""
@@ -67,9 +69,16 @@ async def check(reason: Reason, provoke: Provoker) -> None:
     assert relay.metric("portproxy_connections_active", rule="rule") == 0
 
 
+@pytest.mark.alone("of the tables alone")
 def test_every_reason_is_provoked() -> None:
-    assert HERE.keys() & IN_OWN_NETWORK.keys() == set()
-    assert HERE.keys() | IN_OWN_NETWORK.keys() | ELSEWHERE == ALL.keys()
+    tables = HERE, IN_THE_ONE_WORKER, IN_OWN_NETWORK
+    assert sorted(chain(*tables, ELSEWHERE)) == sorted(ALL)
+
+
+async def only_id(relay: Relay) -> str:
+    """That of the one session there is."""
+    (status,) = await relay.supervisor.session_statuses()
+    return status.id
 
 
 # Refused.
@@ -91,7 +100,10 @@ async def refused(reason: Refused, limits: Limits) -> Relay:
 
 
 provokes(Refused.MAXCONN)(partial(refused, Refused.MAXCONN, Limits(maxconn=1)))
-provokes(Refused.MAXCONNPERSOURCE)(partial(refused, Refused.MAXCONNPERSOURCE, Limits(maxconnpersource=1)))
+# It holds for each worker by itself.
+provokes(Refused.MAXCONNPERSOURCE, IN_THE_ONE_WORKER)(
+    partial(refused, Refused.MAXCONNPERSOURCE, Limits(maxconnpersource=1))
+)
 
 
 @provokes(Refused.DENIED)
@@ -148,7 +160,7 @@ async def connect_drained() -> Relay:
 @provokes(ConnectFailed.KILLED)
 async def connect_killed() -> Relay:
     async with dialling() as (relay, client):
-        assert await relay.supervisor.kill("1")
+        assert await relay.supervisor.kill(await only_id(relay))
         assert await was_reset(client)
         await relay.record()
     return relay
@@ -168,7 +180,7 @@ async def connect_resolve() -> Relay:
     return relay
 
 
-@provokes(ConnectFailed.LOOP)
+@provokes(ConnectFailed.LOOP, IN_THE_ONE_WORKER)
 async def connect_loop() -> Relay:
     def lookup(name: str, family: Family) -> tuple[str, ...]:
         return ("127.0.0.1",)
@@ -196,7 +208,7 @@ def no_descriptor_left() -> Iterator[None]:
             os.close(descriptor)
 
 
-@provokes(ConnectFailed.DESCRIPTORS)
+@provokes(ConnectFailed.DESCRIPTORS, IN_THE_ONE_WORKER)
 async def connect_descriptors() -> Relay:
     """Two clients wait for a name, and there is one descriptor to spare when it arrives."""
     gate = threading.Event()
@@ -338,13 +350,13 @@ async def shutdown() -> Relay:
 @provokes(Ended.KILLED)
 async def killed() -> Relay:
     async with session() as (relay, client, server):
-        assert await relay.supervisor.kill("1")
+        assert await relay.supervisor.kill(await only_id(relay))
         assert await was_reset(client)
         assert await was_reset(server)
     return relay
 
 
-@provokes(Ended.INTERNAL)
+@provokes(Ended.INTERNAL, IN_THE_ONE_WORKER)
 async def internal() -> Relay:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copy, "TURN_BYTES", None)  # its first comparison raises TypeError
@@ -360,6 +372,13 @@ async def test_reason(name: str) -> None:
     await check(ALL[name], HERE[name])
 
 
+@pytest.mark.alone("looks names up in the worker's own process, or patches it, or takes what it has")
+@pytest.mark.parametrize("name", sorted(IN_THE_ONE_WORKER))
+async def test_reason_in_the_one_worker(name: str) -> None:
+    await check(ALL[name], IN_THE_ONE_WORKER[name])
+
+
+@pytest.mark.alone("of one session each, as the others are, and they take long")
 @pytest.mark.parametrize("name", sorted(IN_OWN_NETWORK))
 @in_own_network
 async def test_reason_of_the_network(name: str) -> None:

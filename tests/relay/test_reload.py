@@ -13,13 +13,12 @@ import pytest
 import trio
 
 from portproxy import supervisor
-from portproxy.model import ANY, DataPlaneChoice, Endpoint, Family, Limits, Rule, RuleType, literal
+from portproxy.model import ANY, Endpoint, Family, Limits, Rule, RuleType, literal
 from portproxy.net.holder import Listeners, Place, who_holds
 from portproxy.net.listeners import listen
 from portproxy.snapshot import RuleState
 from portproxy.status.app import answer
 from portproxy.supervisor import ports
-from tests.conftest import open_descriptors
 from tests.relay.rig import (
     Relay,
     beside,
@@ -32,7 +31,6 @@ from tests.relay.rig import (
     port_of,
     relaying,
     round_trip,
-    send_all,
     to,
     upstream,
     was_reset,
@@ -204,11 +202,11 @@ async def test_renaming_a_rule_is_no_way_around_its_limits() -> None:
         async with beside(partial(echo, service)), relaying(rule) as relay:
             with dial(rule) as client:
                 await round_trip(client)
-                for name in ("b", "c"):
+                for number, name in enumerate(("b", "c")):
                     await relay.supervisor.reload(relay.config(replace(rule, name=name)))
                     with dial(rule) as other:
                         assert await was_reset(other)
-            assert [(await relay.record(n)).reason for n in (0, 1)] == ["maxconn"] * 2
+                    assert (await relay.record(number)).reason == "maxconn"
 
 
 async def test_sessions_of_a_rule_that_is_gone_have_draintimeout() -> None:
@@ -268,6 +266,7 @@ async def test_nothing_is_said_of_a_failed_rule_while_the_relay_stops(
             assert relay.heard("listens again") == []
 
 
+@pytest.mark.alone("of listening sockets alone, which are the supervisor's")
 async def test_who_holds_a_port_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for all that fail together, and not again while they go on failing."""
     asked: list[Sequence[Place]] = []
@@ -300,6 +299,7 @@ def no_thread(*_: object) -> list[str]:
     raise RuntimeError("can't start new thread")
 
 
+@pytest.mark.alone("of listening sockets alone, which are the supervisor's")
 async def test_a_change_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "who_holds", no_thread)
     monkeypatch.setattr(ports, "Listeners", no_thread)
@@ -316,6 +316,7 @@ async def test_a_change_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None
                     await round_trip(client)
 
 
+@pytest.mark.alone("of listening sockets alone, which are the supervisor's")
 async def test_a_fault_while_it_listens_again_is_logged_and_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -331,52 +332,6 @@ async def test_a_fault_while_it_listens_again_is_logged_and_it_goes_on(
             patch.setattr(ports, "listen", listen)
         await relay.said("a rule listens again")
         assert listening(rule)
-
-
-def pipes() -> int:
-    return sum(target.startswith("pipe:") for target in open_descriptors().values())
-
-
-async def test_reloads_that_change_pipesize_leave_no_pipes_behind() -> None:
-    with upstream() as service:
-        rule = to(service, dataplane=DataPlaneChoice.SPLICE)
-        before = pipes()
-        async with beside(partial(echo, service)), relaying(rule) as relay:
-            for number in range(10):
-                await relay.supervisor.reload(relay.config(replace(rule, pipesize=(number + 1) << 16)))
-                with dial(rule) as client:
-                    await round_trip(client)
-                await relay.record(number)
-                assert before + 2 <= pipes() <= before + 2 * 2  # both ends, both directions
-            assert {record.dataplane for record in relay.records} == {"splice"}
-            await relay.supervisor.reload(relay.config())
-            assert pipes() == before
-
-
-async def test_a_pipe_in_use_outlives_its_pool_and_is_closed_then() -> None:
-    with upstream() as service:
-        rule = to(service, dataplane=DataPlaneChoice.SPLICE)
-        data = bytes(64 << 20)  # more than the kernel takes before somebody reads
-        before = pipes()
-        async with relaying(rule) as relay:
-            with dial(rule) as client:
-                async with beside(partial(send_all, client, data)):
-                    far, _ = await service.accept()
-                    with far:
-                        await eventually(lambda: in_flight(relay))
-                        await relay.supervisor.reload(relay.config(replace(rule, pipesize=1 << 16)))
-                        assert pipes() == before + 2
-                        got = 0
-                        while got < len(data):
-                            got += len(await far.recv(1 << 20))
-                        await eventually(lambda: pipes() == before)
-            assert (await relay.record()).up_delivered == len(data)
-
-
-def in_flight(relay: Relay) -> int:
-    """Bytes on their way up that have left the client's socket."""
-    (session,) = relay.instance("rule").sessions
-    return session.transfer.up.pending if session.transfer else 0
 
 
 async def test_both_families_listen_on_one_port() -> None:

@@ -86,7 +86,7 @@ async def test_a_session_that_dials() -> None:
     async with dialling() as (relay, client):
         status = await only(relay)
         connect = relay.supervisor.config.rules[0].connect
-        assert (status.id, status.rule, status.state) == ("1", "rule", SessionState.DIALLING)
+        assert (status.rule, status.state) == ("rule", SessionState.DIALLING)
         assert status.client == "{}:{}".format(*client.getsockname())
         assert status.upstream == str(connect)
         assert (status.idle, status.dataplane) == (None, "")
@@ -96,6 +96,7 @@ async def test_a_session_that_dials() -> None:
         assert await was_reset(client)
 
 
+@pytest.mark.alone("looks names up in the test's own process")
 async def test_a_session_that_waits_for_a_name() -> None:
     gate = threading.Event()
 
@@ -141,6 +142,7 @@ async def test_a_session_that_relays() -> None:
         assert await was_reset(server)
 
 
+@pytest.mark.alone("turns the worker's clock")
 async def test_idle_counts_from_the_last_bytes_and_age_from_the_beginning() -> None:
     async with session() as (relay, client, server):
         await send_all(client, b"1")
@@ -228,6 +230,7 @@ async def two_rules(
             yield relay, clients
 
 
+@pytest.mark.alone("numbers are a worker's own")
 async def test_numbers_are_unique_across_rules_and_the_oldest_is_first() -> None:
     async with two_rules() as (relay, clients):
         statuses = await relay.supervisor.session_statuses()
@@ -245,48 +248,70 @@ async def test_numbers_are_unique_across_rules_and_the_oldest_is_first() -> None
         assert await ids(relay, "nobody") == []
 
 
+async def ids_of(relay: Relay, clients: list[trio.socket.SocketType]) -> list[str]:
+    """The sessions' ids, in the order of ``clients``."""
+    found = {status.client: status.id for status in await relay.supervisor.session_statuses()}
+    assert len(found) == len({*found.values()}) == len(clients)
+    return [found["{}:{}".format(*client.getsockname())] for client in clients]
+
+
 async def test_a_kill_ends_that_session_alone() -> None:
     async with two_rules() as (relay, clients):
-        killed = await relay.supervisor.kill("3")
+        before = await ids_of(relay, clients)
+        killed = await relay.supervisor.kill(before[2])
         assert killed
-        assert killed.rule == "one"
+        assert (killed.id, killed.rule) == (before[2], "one")
         assert await was_reset(clients[2])
-        assert await ids(relay) == ["1", "2", "4", "5"]
+        assert {*await ids(relay)} == {*before} - {before[2]}
         for number in (0, 1, 3, 4):
             await round_trip(clients[number])
+        await relay.record()
         assert relay.counted(Ended.KILLED, "one") == 1
         assert relay.counted(Ended.KILLED, "other") == 0
 
 
-@pytest.mark.parametrize("id", ["0", "6", "", "01", " 1", "1 ", "-1", "one", "\u0661", "\udce9"])
-async def test_nobody_is_killed_by_another_id(id: str) -> None:
-    async with two_rules() as (relay, _):
-        assert await relay.supervisor.kill(id) is None
+async def test_nobody_is_killed_by_another_id() -> None:
+    async with two_rules() as (relay, clients):
+        id = (await ids_of(relay, clients))[0]
+        near = [
+            f"0{id}",
+            f" {id}",
+            f"{id} ",
+            f"-{id}",
+            f"{id}.",
+            f".{id}",
+            f"{id}.1",
+            id.replace("1", "\u0661"),
+        ]
+        for other in (*near, "0", "6", "1.", ".1", ".", "", "one", "3.1", "1.0", "\udce9"):
+            assert await relay.supervisor.kill(other) is None
         assert len(await ids(relay)) == 5
 
 
 async def test_sessions_of_a_rule_that_is_gone_are_listed_and_can_be_killed() -> None:
     async with two_rules() as (relay, clients):
+        before = await ids_of(relay, clients)
         await relay.supervisor.reload(relay.config(relay.supervisor.config.rules[0]))
-        assert await ids(relay, "other") == ["2", "4"]
+        assert {*await ids(relay, "other")} == {before[1], before[3]}
         snapshot = await relay.supervisor.snapshot()
         assert [(status.rule.name, status.state) for status in snapshot.rules] == [
             ("one", RuleState.LISTENING),
             ("other", RuleState.DRAINING),
         ]
-        assert await relay.supervisor.kill("4")
+        assert await relay.supervisor.kill(before[3])
         assert await was_reset(clients[3])
         await round_trip(clients[1])
-        assert await ids(relay, "other") == ["2"]
+        assert await ids(relay, "other") == [before[1]]
 
 
 async def test_sessions_go_by_the_name_that_their_rule_has_now() -> None:
     async with session() as (relay, _, server):
         (rule,) = relay.supervisor.config.rules
+        before = await ids(relay, "rule")
         renamed = to(server, listen=rule.listen, name="renamed")
         await relay.supervisor.reload(relay.config(renamed))
         assert (await only(relay)).rule == "renamed"
-        assert await ids(relay, "renamed") == ["1"]
+        assert await ids(relay, "renamed") == before != []
         assert await ids(relay, "rule") == []
 
 
@@ -300,24 +325,26 @@ async def test_a_shadowed_rule_whose_old_sessions_drain_is_there_once() -> None:
                 moved = replace(rule, listen=first.listen)
                 hidden = Config(relay.server, (first, moved), shadowed=(("rule", "first"),))
                 await relay.supervisor.reload(hidden)
-                statuses = relay.snapshot().rules
+                statuses = (await relay.supervisor.snapshot()).rules
                 assert [(status.rule, status.state) for status in statuses] == [
                     (first, RuleState.LISTENING),
                     (moved, RuleState.SHADOWED),
                 ]
                 assert statuses[1].block[counters.ACTIVE] == 1
                 assert statuses[1].block[counters.UP] == 4
-                assert await ids(relay, "rule") == ["1"]
+                assert len(await ids(relay, "rule")) == 1
 
 
+@pytest.mark.alone("looks at the worker's sessions")
 async def test_who_ends_while_the_others_are_looked_at_is_left_out() -> None:
     async with two_rules() as (relay, _):
-        statuses = session_statuses(relay.worker.instances.values(), None)
+        statuses = session_statuses(relay.worker.instances.values(), None, relay.worker.engine.clock())
         assert next(statuses).id == "1"
         assert await relay.supervisor.kill("5")
         assert [status.id for status in statuses] == ["2", "3", "4"]
 
 
+@pytest.mark.alone("of what has no worker")
 async def test_many_are_looked_at_by_turns() -> None:
     turns = 0
 
@@ -332,6 +359,7 @@ async def test_many_are_looked_at_by_turns() -> None:
         assert turns >= 10
 
 
+@pytest.mark.alone("a worker in a process of its own counts what was moved every second")
 async def test_a_snapshot_has_what_live_sessions_moved_and_the_last_one_what_was_counted_by_then() -> None:
     async with two_rules() as (relay, clients):
         before = relay.supervisor.last_snapshot()
@@ -349,6 +377,7 @@ async def test_counters_add_up_when_all_are_killed() -> None:
             assert await relay.supervisor.kill(id)
         for client in clients:
             assert await was_reset(client)
+        await relay.record(4)
         for record in relay.records:
             adds_up(record)
         for name, count in (("one", 3), ("other", 2)):

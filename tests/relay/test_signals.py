@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from portproxy.model import Rule, literal
@@ -45,18 +48,33 @@ def inode(rule: Rule) -> set[str]:
 async def stops(served: Served) -> list[str]:
     """That it exits cleanly; the reasons its sessions ended for."""
     assert await served.process.wait() == 0
+    await served.gone.wait()
     await served.said("stopped")
     return [record["reason"] for record in served.records]
+
+
+@asynccontextmanager
+async def sessions(rule: Rule) -> AsyncIterator[list[trio.socket.SocketType]]:
+    """Clients that came one by one: of two workers, each has some."""
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(8):
+            clients.append(stack.enter_context(dial(rule)))
+            await round_trip(clients[-1])
+        yield clients
 
 
 async def test_what_is_queued_is_served_before_it_stops(tmp_path: Path) -> None:
     with upstream() as service:
         rule = to(service)
         async with beside(partial(echo, service)), serving(tmp_path / "f", server(), table(rule)) as served:
-            served.signal(signal.SIGSTOP)
+            everyone = {served.process.pid, *served.pids}
+            for pid in everyone:
+                os.kill(pid, signal.SIGSTOP)
             clients = [dial(rule) for _ in range(100)]
             served.signal(signal.SIGTERM)
-            served.signal(signal.SIGCONT)
+            for pid in everyone:
+                os.kill(pid, signal.SIGCONT)
             for client in clients:
                 with client:
                     await send_all(client, b"data")
@@ -72,11 +90,11 @@ async def test_sessions_are_reset_once_draintimeout_has_passed(tmp_path: Path) -
             beside(partial(echo, service)),
             serving(tmp_path / "f", server("100ms"), table(rule)) as served,
         ):
-            with dial(rule) as client:
-                await round_trip(client)
+            async with sessions(rule) as clients:
                 served.signal(signal.SIGINT)
-                assert await was_reset(client)
-            assert await stops(served) == ["draintimeout"]
+                for client in clients:
+                    assert await was_reset(client)
+            assert await stops(served) == ["draintimeout"] * len(clients)
 
 
 async def test_a_second_signal_resets_sessions_at_once(tmp_path: Path) -> None:
@@ -86,17 +104,19 @@ async def test_a_second_signal_resets_sessions_at_once(tmp_path: Path) -> None:
             beside(partial(echo, service)),
             serving(tmp_path / "f", server("1h"), table(rule)) as served,
         ):
-            with dial(rule) as client:
-                await round_trip(client)
+            async with sessions(rule) as clients:
                 served.signal(signal.SIGTERM)
                 await served.said("stopping")
                 await eventually(lambda: not inode(rule))
-                await round_trip(client, b"still there")
+                for client in clients:
+                    await round_trip(client, b"still there")
                 served.signal(signal.SIGHUP)  # comes too late, and is not taken for a second one
-                await round_trip(client, b"still there")
+                for client in clients:
+                    await round_trip(client, b"still there")
                 served.signal(signal.SIGINT)
-                assert await was_reset(client)
-            assert await stops(served) == ["shutdown"]
+                for client in clients:
+                    assert await was_reset(client)
+            assert await stops(served) == ["shutdown"] * len(clients)
 
 
 async def test_a_reload_disturbs_nothing_that_stays(tmp_path: Path) -> None:
@@ -168,6 +188,7 @@ async def test_a_port_in_use_is_told_with_rule_address_and_holder(tmp_path: Path
     assert code == 1
 
 
+@pytest.mark.alone("of the supervisor's sockets, in a network made for it")
 @in_own_network
 async def test_a_privileged_port_is_told_in_one_line() -> None:
     rule = "v4tov4 listenport=80 listenaddress=127.0.0.1 connectport=8080 name=web"
