@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
 from portproxy import counters
 
-BLOCKS = 4096
-"""Blocks of a segment, for each row. A page that nobody has written to takes no memory."""
+BLOCKS = 1 << 16
+"""Blocks in each row. A page that nobody has written to takes no memory, and to grow would take a descriptor,
+of which a worker may have none left."""
 OWN = 0
 """The number of the block that holds what concerns a process itself: see ``counters.PAUSES``."""
 
 _ROW = 8 * counters.SLOTS * BLOCKS
+_MAP_NORESERVE = 0x4000
+"""From linux/mman.h: what is not used is not asked for (mmap(2))."""
 
 
 class Tallies:
-    """Numbered blocks of counters, each with ``rows`` rows, in segments that are added as need be.
+    """Numbered blocks of counters, each with ``rows`` rows: of this process alone, or mapped from ``fd``."""
 
-    ``shared`` says whether other processes map the segments, by the descriptors that ``descriptors`` lists.
-    There is none at first.
-    """
-
-    def __init__(self, rows: int, *, shared: bool = False) -> None:
+    def __init__(self, rows: int, fd: int | None = None) -> None:
+        """Raises OSError where there is no memory, or no descriptor, for it."""
         self.rows = rows
-        self._shared = shared
-        self._maps: list[mmap.mmap] = []
-        self._segments: list[memoryview] = []
-        self.descriptors: list[int] = []
-
-    def grow(self) -> None:
-        """Add a segment of zeroed blocks. Raises OSError where there is no memory or descriptor for it."""
-        if not self._shared:
-            self._map(-1)
-            return
-        fd = os.memfd_create("portproxy-counters", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, _ROW * self.rows)
-            self._map(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        self.descriptors.append(fd)
-
-    def attach(self, fd: int) -> None:
-        """Add the segment that another process has grown, and close ``fd``. Raises OSError."""
-        try:
-            self._map(fd)
-        finally:
-            os.close(fd)
-
-    @property
-    def size(self) -> int:
-        """How many blocks there are."""
-        return BLOCKS * len(self._segments)
+        if fd is None:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            self._map = mmap.mmap(-1, _ROW * rows, flags=flags)
+        else:
+            self._map = mmap.mmap(fd, _ROW * rows)
+        self._slots = memoryview(self._map).cast("Q")
 
     def block(self, number: int, row: int) -> memoryview:
         """The slots of one row."""
-        segment, place = divmod(number, BLOCKS)
-        first = counters.SLOTS * (row * BLOCKS + place)
-        return self._segments[segment][first : first + counters.SLOTS]
+        first = counters.SLOTS * (row * BLOCKS + number)
+        return self._slots[first : first + counters.SLOTS]
 
     def blocks(self, number: int) -> list[memoryview]:
         """Every row's slots."""
@@ -78,19 +54,18 @@ class Tallies:
         for block in self.blocks(number):
             block[:] = _ZEROES
 
-    def close(self) -> None:
-        """Let go of what is shared; the counters stay readable as they are. Nobody may hold a block."""
-        while self.descriptors:
-            os.close(self.descriptors.pop())
-        while self._maps:  # each has a descriptor of its own
-            shared, segment = self._maps.pop(), self._segments[len(self._maps)]
-            self._segments[len(self._maps)] = memoryview(bytearray(shared)).cast("Q")
-            segment.release()
-            shared.close()
 
-    def _map(self, fd: int) -> None:
-        self._maps.append(mmap.mmap(fd, _ROW * self.rows))
-        self._segments.append(memoryview(self._maps[-1]).cast("Q"))
+def shareable(rows: int) -> int:
+    """A descriptor of zeroed memory for as many ``rows`` as other processes may map. Raises OSError."""
+    fd = os.memfd_create("portproxy-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, _ROW * rows)
+        # A mapping of a file that somebody has made shorter ends its reader (SIGBUS).
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 _ZEROES = counters.new_block()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import trio
 
-from portproxy.wire.worker_frames import DESCRIPTORS, Frames, frame
+from portproxy.wire.worker_frames import DESCRIPTORS, Frames, WorkerFrameError, frame
 
 _RECEIVE = 1 << 16
 _ROOM = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
@@ -21,9 +21,13 @@ class Channel:
     with.
     """
 
-    def __init__(self, sock: socket.socket, limit: int) -> None:
-        """Takes ``sock`` over. ``limit`` is what a received frame may have, in bytes."""
+    def __init__(self, sock: socket.socket, limit: int, *, takes_descriptors: bool) -> None:
+        """Takes ``sock`` over. ``limit`` is what a received frame may have, in bytes.
+
+        Where no descriptors are taken the kernel closes those that come.
+        """
         sock.setblocking(False)
+        self._room = _ROOM if takes_descriptors else 0
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._frames = Frames(limit)
         # A frame's descriptors come with its first byte, and those of one frame only with one recvmsg: each
@@ -38,14 +42,14 @@ class Channel:
         self._news.set()
 
     async def run(self) -> None:
-        """Send what is queued until cancelled, or until the other end is gone."""
+        """Send what is queued until cancelled, or until the other end is gone. Raises OSError."""
         try:
             while True:
                 await self._news.wait()
                 self._news = trio.Event()
                 while self._queue:
                     await self._send(*self._queue.popleft())
-        except (OSError, trio.ClosedResourceError):
+        except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
             return  # The reader sees it too.
 
     async def receive(self) -> tuple[bytes, list[int]] | None:
@@ -57,16 +61,22 @@ class Channel:
             found = self._frames.next_untrusted()
             if found:
                 payload, with_descriptors = found
-                return payload, self._sets.popleft() if with_descriptors else []
+                if not with_descriptors:
+                    return payload, []
+                if not self._sets:
+                    raise WorkerFrameError("a frame that came without its descriptors")
+                return payload, self._sets.popleft()
             try:
-                data, ancillary, flags, _ = await self._sock.recvmsg(_RECEIVE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, flags, _ = await self._sock.recvmsg(
+                    _RECEIVE, self._room, socket.MSG_CMSG_CLOEXEC
+                )
             except (OSError, trio.ClosedResourceError):
                 return None
             descriptors = array.array("i")
             for level, kind, body in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-            if ancillary or flags & socket.MSG_CTRUNC:
+            if self._room and (ancillary or flags & socket.MSG_CTRUNC):
                 self._sets.append(list(descriptors))
             if not data:
                 return None

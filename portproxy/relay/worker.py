@@ -191,10 +191,11 @@ class Worker:
 
     def _retire(self, request: wire.Retire) -> None:
         for number in request.numbers:
-            instance = self.instances[number]
-            instance.retired = True
-            if not instance.sessions:
-                del self.instances[number]
+            instance = self.instances.get(number)
+            if instance:
+                instance.retired = True
+                if not instance.sessions:
+                    del self.instances[number]
         self._keep_pools()
 
     def _keep_pools(self) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from portproxy import counters
 from portproxy.accesslog import Record
-from portproxy.errors import StartError
+from portproxy.errors import PortproxyError, StartError
 from portproxy.log import Log
 from portproxy.model import Config, Rule
 from portproxy.net.resolver import Lookup, Resolver, lookup
@@ -23,7 +23,7 @@ from portproxy.supervisor.names import ListenNames
 from portproxy.supervisor.ports import Ports
 from portproxy.supervisor.services import Service, Services
 from portproxy.supervisor.statuses import rule_statuses
-from portproxy.tallies import OWN, Tallies
+from portproxy.tallies import BLOCKS, OWN, Tallies, shareable
 from portproxy.wire import worker_frames as wire
 from portproxy.workers.alone import Alone
 from portproxy.workers.crew import Crew
@@ -123,6 +123,7 @@ class Supervisor:
             return
         async with self._changing:
             await self._ports.close()
+            await self._retire(self.config.server.draintimeout)  # what a reload that was broken off left
             running = self._services.running.values()
             await self.crew.tell(wire.Retire(tuple(service.number for service in running)))
             self._services.await_idle(running)
@@ -142,7 +143,7 @@ class Supervisor:
     async def reopen_logs(self) -> None:
         """Have workers in processes of their own open their log files anew; this one's are not ours."""
         if self._begun and self.crew.size > 1:
-            await self.crew.tell(wire.Reopen())
+            await self.crew.ask(wire.Reopen())
 
     @property
     def errors(self) -> Mapping[str, str]:
@@ -222,16 +223,18 @@ class Supervisor:
 
     async def _start_crew(self, config: Config) -> Crew:
         server = config.server
-        self._tallies = Tallies(rows=1 + server.workers, shared=server.workers > 1)
-        self._tallies.grow()
+        rows = 1 + server.workers
         if server.workers == 1:
+            self._tallies = Tallies(rows)
             worker = Worker(self._log, self._report, self._tallies, 1, self._on_idle)
             await self._nursery.start(worker.run, self.resolver)
-            return Alone(worker, self._tallies)
+            return Alone(worker)
         # Only here: most relays need none of it.
         from portproxy.workers.processes import Processes
 
-        crew = Processes(server, self._user, self._tallies, self._log, self._on_idle, self._on_loss)
+        shared = shareable(rows)
+        self._tallies = Tallies(rows, shared)
+        crew = Processes(server, self._user, self._tallies, shared, self._log, self._on_idle, self._write_off)
         await self._nursery.start(crew.run)
         return crew
 
@@ -243,15 +246,16 @@ class Supervisor:
                 return plan(self.config, self.config)
             await self._names.look_up(config.active)
             steps = steps or plan(self.config, config)
+            if self._services.lacks_room(len(steps.start)):
+                raise PortproxyError(f"there is room for {BLOCKS - 1} rules, those that drain included")
             with trio.CancelScope(shield=True):
-                while self._services.lacks_room(len(steps.start)):
-                    await self.crew.grow()
                 self._services.adopt(steps)
                 self.config = config
                 await self._tell_rules(steps)
             services = self._services.running
             await self._ports.arrange(steps.ports, config.active, services, self._errors)
-            await self._retire(config.server.draintimeout)
+            with trio.CancelScope(shield=True):
+                await self._retire(config.server.draintimeout)
             return steps
 
     async def _tell_rules(self, steps: Plan) -> None:
@@ -321,10 +325,10 @@ class Supervisor:
         self._services.note_idle(number)
         self._idle.set()
 
-    def _on_loss(self) -> None:
-        for number in list(self._services.busy):
-            self._services.note_idle(number)
+    def _write_off(self, row: int) -> int:
+        lost = self._services.write_off(row)
         self._idle.set()
+        return lost
 
     def _fault(self, what: str) -> None:
         error = sys.exception()

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from portproxy import counters
 from portproxy.model import Rule
 from portproxy.reconcile import Plan
-from portproxy.tallies import OWN, Tallies
+from portproxy.tallies import BLOCKS, OWN, Tallies
 
 
 @dataclass(eq=False, slots=True)
 class Service:
-    """A running rule. ``number`` is that of its counters, by which workers know it."""
+    """A running rule. ``number`` is that of its counters, by which workers know it.
+
+    ``heir`` counts on from the totals of one that was let go.
+    """
 
     number: int
     rule: Rule
+    heir: Service | None = None
 
 
 class Services:
@@ -36,8 +40,8 @@ class Services:
         self.busy: dict[int, Service] = {}
 
     def lacks_room(self, more: int) -> bool:
-        """Whether there are not yet counters for so many rules ``more``."""
-        return self._next + more - len(self._free) > self._tallies.size
+        """Whether there are no counters for so many rules ``more``."""
+        return self._next + more - len(self._free) > BLOCKS
 
     def adopt(self, steps: Plan) -> None:
         """Become what ``steps`` lead to."""
@@ -83,12 +87,19 @@ class Services:
         return sum(block[counters.ACTIVE] for block in self._tallies.blocks(service.number))
 
     def counted(self, services: Iterable[Service]) -> list[int]:
-        """The sum of what these have counted; nothing for one that was let go."""
+        """The sum of what these have counted, and the heirs of those that were let go."""
         total = list(_NOTHING)
-        for service in services:
-            if service.number != OWN:
-                counters.add(total, self._tallies.total(service.number))
+        for service in {_counting(service) for service in services} - {None}:
+            assert service
+            counters.add(total, self._tallies.total(service.number))
         return total
+
+    def write_off(self, row: int) -> int:
+        """Count what the writer of this row had in hand as lost: how many sessions. It is dead."""
+        lost = sum(counters.write_off(self._tallies.block(service.number, row)) for service in self.all())
+        for number in list(self.busy):
+            self.note_idle(number)
+        return lost
 
     def _let_go(self, idle: Iterable[Service]) -> None:
         """Forget rules that are gone and ``idle``; who bears the name of one counts on from its totals."""
@@ -100,14 +111,22 @@ class Services:
                 counters.add(self._tallies.block(heir.number, 0), self._tallies.total(service.number))
             self._tallies.clear(service.number)
             self._free.append(service.number)
-            # Whoever holds it still, as a status that is made by turns does, is not to count it twice.
-            service.number = OWN
+            # For whoever holds it still, as a status that is made by turns does.
+            service.number, service.heir = OWN, heir
 
     def _take(self) -> int:
         if self._free:
             return self._free.pop()
         self._next += 1
         return self._next - 1
+
+
+def _counting(service: Service) -> Service | None:
+    """Who counts for ``service`` by now."""
+    at: Service | None = service
+    while at and at.number == OWN:
+        at = at.heir
+    return at
 
 
 _NOTHING = counters.new_block()

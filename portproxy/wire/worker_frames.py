@@ -37,17 +37,12 @@ class WorkerFrameError(Exception):
 class Setup:
     """Comes first, to a process: how it is set up, and which ``row`` of ``rows`` its counters are.
 
-    The segments of the counters come with it.
+    The memory of the counters comes with it.
     """
 
     server: Server
     row: int
     rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grow:
-    """With a descriptor: another segment of counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +139,7 @@ class Reopen:
     """Open the log files anew, after logrotate(8) has moved the old ones away."""
 
 
-Request = (
-    Setup | Grow | Run | Serve | Release | Retire | End | Publish | Sessions | Kill | Room | Ways | Reopen
-)
+Request = Setup | Run | Serve | Release | Retire | End | Publish | Sessions | Kill | Room | Ways | Reopen
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

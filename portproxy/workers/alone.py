@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from portproxy.relay.worker import Worker
 from portproxy.snapshot import SessionStatus
-from portproxy.tallies import Tallies
 from portproxy.wire import worker_frames as wire
 
 
@@ -16,13 +15,8 @@ class Alone:
 
     size, missing, deaths = 1, 0, 0
 
-    def __init__(self, worker: Worker, tallies: Tallies) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self._tallies = tallies
-
-    async def grow(self) -> None:
-        """Have another segment of counters."""
-        self._tallies.grow()
 
     async def tell(self, request: wire.Request) -> None:
         """Have the worker do as ``request`` says."""

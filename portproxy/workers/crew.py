@@ -13,9 +13,6 @@ from portproxy.wire.worker_frames import Listening, Reply, Request
 class Crew(Protocol):
     """Workers that all run the same rules and accept on the same listening sockets."""
 
-    async def grow(self) -> None:
-        """Have another segment of counters, in every worker. Raises OSError."""
-
     async def tell(self, request: Request) -> None:
         """Have every worker do as ``request`` says, now and when it is replaced."""
 
@@ -31,7 +28,10 @@ class Crew(Protocol):
         """
 
     async def release(self, numbers: Sequence[int]) -> None:
-        """Accept what is queued on these listening sockets, and close them: their ports are free then."""
+        """Accept what is queued on these listening sockets, and close them: their ports are free then.
+
+        What is queued is reset where there is no worker.
+        """
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all, the oldest first."""

@@ -45,7 +45,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> int:
     """Returns the exit code."""
-    channel = Channel(sock, _REQUEST_LIMIT)
+    channel = Channel(sock, _REQUEST_LIMIT, takes_descriptors=True)
     first = await channel.receive()
     if first is None:
         return 0
@@ -67,10 +67,11 @@ async def _work(sock: socket.socket) -> int:
 def _set_up(payload: bytes, descriptors: list[int]) -> tuple[wire.Setup, Tallies]:
     setup = wire.decode_request(payload)
     assert isinstance(setup, wire.Setup)
-    tallies = Tallies(setup.rows)
-    for fd in descriptors:
-        tallies.attach(fd)
-    return setup, tallies
+    (fd,) = descriptors
+    try:
+        return setup, Tallies(setup.rows, fd)
+    finally:
+        os.close(fd)
 
 
 class _Process:
@@ -112,8 +113,6 @@ class _Process:
     async def _handle(self, payload: bytes, descriptors: list[int]) -> None:
         request = wire.decode_request(payload)
         match request:
-            case wire.Grow():
-                self._tallies.attach(descriptors[0])
             case wire.Reopen():
                 self._logs.reopen()
             case wire.Serve():

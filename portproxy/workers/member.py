@@ -32,6 +32,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.reply: Reply | None = None
+        self.asked_at = trio.current_time()
         self.arrived = trio.Event()
 
     def set(self, reply: Reply | None) -> None:
@@ -53,6 +54,7 @@ class Member:
         self._channel = channel
         self._asked: deque[Answer] = deque()
         self._gone = False
+        self._trouble = ""
 
     @property
     def pid(self) -> int:
@@ -68,17 +70,27 @@ class Member:
             self._channel.send(request, descriptors)
         return answer
 
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest request was sent that is not answered yet, by trio's clock; None without one."""
+        return self._asked[0].asked_at if self._asked else None
+
     async def run(self, on_idle: Callable[[int], None]) -> None:
-        """Send and receive until the process is gone, or talks nonsense."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._channel.run)
-            try:
+        """Send and receive until the process is gone; one that cannot be talked with is killed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
                 await self._read(on_idle)
-            finally:
-                self._gone = True
-                while self._asked:
-                    self._asked.popleft().set(None)
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._gone = True
+            while self._asked:
+                self._asked.popleft().set(None)
+
+    def give_up(self, why: str) -> None:
+        """Kill the process, for this reason."""
+        self._trouble = self._trouble or why
+        self.process.kill()
 
     async def end(self, within: float) -> None:
         """Close the channel, by which the process ends, give it ``within`` seconds, and kill and reap it."""
@@ -95,20 +107,27 @@ class Member:
         code = self.process.returncode
         if code is None:
             return "still there"
-        return f"exit code {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
+        ended = f"exit code {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
+        return f"{ended}: {self._trouble}" if self._trouble else ended
+
+    async def _write(self) -> None:
+        try:
+            await self._channel.run()
+        except OSError as error:  # unix(7): ETOOMANYREFS, for one
+            self.give_up(f"nothing can be sent to it: {error.strerror}")
 
     async def _read(self, on_idle: Callable[[int], None]) -> None:
-        while received := await self._channel.receive():
-            try:
+        try:
+            while received := await self._channel.receive():
                 reply = reply_untrusted(received[0])
-            except WorkerFrameError:
-                return
-            if isinstance(reply, Idle):
-                on_idle(reply.number)
-            elif self._asked:
-                self._asked.popleft().set(reply)
-            else:
-                return
+                if isinstance(reply, Idle):
+                    on_idle(reply.number)
+                elif self._asked:
+                    self._asked.popleft().set(reply)
+                else:
+                    raise WorkerFrameError("an answer that nobody asked for")
+        except WorkerFrameError as error:
+            self.give_up(str(error))
 
 
 async def start(serial: int, user: User | None) -> Member:
@@ -130,7 +149,7 @@ async def start(serial: int, user: User | None) -> Member:
             if isinstance(error, RuntimeError):  # what Python makes of pthread_create(3)'s EAGAIN
                 raise OSError(str(error)) from None
             raise
-    return Member(serial, process, Channel(ours, REPLY_LIMIT))
+    return Member(serial, process, Channel(ours, REPLY_LIMIT, takes_descriptors=False))
 
 
 def _identity(user: User) -> dict[str, Any]:

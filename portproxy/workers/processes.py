@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +54,7 @@ class _State:
                 self.rules.update(request.change)
             case wire.Retire():
                 for number in request.numbers:
-                    del self.rules[number]
+                    self.rules.pop(number, None)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[wire.Listening, socket.socket], ...]]:
         """These listening sockets, as many at a time as go with one message."""
@@ -63,8 +65,9 @@ class _State:
 class Processes:
     """``server.workers`` processes, which are ``user`` where one is given: see ``Crew``.
 
-    ``on_idle`` hears the numbers of retired rules that have no session left in one worker, ``on_loss`` that
-    what a dead worker had in hand is counted as lost.
+    ``tallies`` map the memory ``shared``, a descriptor that is taken over. ``on_idle`` hears the numbers of
+    retired rules that have no session left in one worker. ``write_off`` counts the sessions that a dead
+    worker's row has in hand as lost, and says how many there were.
     """
 
     def __init__(
@@ -72,16 +75,18 @@ class Processes:
         server: Server,
         user: User | None,
         tallies: Tallies,
+        shared: int,
         log: Log,
         on_idle: Callable[[int], None],
-        on_loss: Callable[[], None],
+        write_off: Callable[[int], int],
     ) -> None:
         self._server = server
         self._user = user
         self._tallies = tallies
+        self._shared = shared
         self._log = log
         self._on_idle = on_idle
-        self._on_loss = on_loss
+        self._write_off = write_off
         self._state = _State()
         self._members: dict[int, Member] = {}
         self._serials = itertools.count(1)
@@ -103,7 +108,7 @@ class Processes:
         finally:
             for listening in list(self._state.listening):
                 self._forget(listening)
-            self._tallies.close()
+            os.close(self._shared)
 
     @property
     def size(self) -> int:
@@ -125,12 +130,6 @@ class Processes:
         """The processes, in the order of their rows."""
         return [self._members[row].pid for row in sorted(self._members)]
 
-    async def grow(self) -> None:
-        """Have another segment of counters, in every worker."""
-        async with self._changing:
-            self._tallies.grow()
-            await self._all(wire.Grow(), self._tallies.descriptors[-1:])
-
     async def tell(self, request: wire.Request) -> None:
         """Have every worker do as ``request`` says, now and when it is replaced."""
         async with self._changing:
@@ -138,10 +137,15 @@ class Processes:
             await self._all(request)
 
     async def ask(self, request: wire.Request) -> list[wire.Reply]:
-        """What the workers say who answer in time."""
-        encoded = wire.encode_request(request)
-        replies = await _answered([member.send(encoded) for member in self._members.values()])
-        return [reply for reply in replies if reply]
+        """What the workers say who answer in time; who owes an answer for long is stuck, and ended."""
+        encoded, now = wire.encode_request(request), trio.current_time()
+        answers = []
+        for row, member in self._members.items():
+            if member.waiting_since is None:
+                answers.append(member.send(encoded))
+            elif now - member.waiting_since > OBEY:
+                self._give_up(row, member)
+        return [reply for reply in await _answered(answers) if reply]
 
     async def serve(
         self, known: Sequence[wire.Listening], new: Sequence[tuple[wire.Listening, socket.socket]]
@@ -160,18 +164,28 @@ class Processes:
             return nowhere
 
     async def release(self, numbers: Sequence[int]) -> None:
-        """Accept what is queued on these and close them.
+        """Accept what is queued on these and close them; see ``Crew``.
 
-        A queue is reset with the last descriptor of its socket, so one worker has them alone before it
-        accepts what is left.
+        A queue is reset with the last descriptor of its socket, so one worker that has it is left alone with
+        it before it accepts what is left. Where there is none, nobody does.
         """
         async with self._changing:
-            rows = sorted(self._members)
-            others, last = ({row: self._members[row] for row in part} for part in (rows[1:], rows[:1]))
-            await self._obeyed(others, wire.Release(tuple(numbers), last=False))
+            left: dict[int, list[int]] = {row: [] for row in self._members}
             for number in numbers:
-                self._forget(number)
-            await self._obeyed(last, wire.Release(tuple(numbers), last=True))
+                holders = [row for row, member in self._members.items() if number not in member.lacking]
+                for row in holders[:1]:
+                    left[row].append(number)
+            members = dict(self._members)
+            for last in (False, True):
+                asked = []
+                for row, member in members.items():
+                    its = left[row] if last else [number for number in numbers if number not in left[row]]
+                    request = wire.encode_request(wire.Release(tuple(its), last))
+                    asked.append((row, member, member.send(request)))
+                    member.lacking.difference_update(numbers)
+                await self._judged(asked)
+                for number in numbers:
+                    self._forget(number)
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all; a worker's serial number is part of their ids."""
@@ -199,7 +213,6 @@ class Processes:
     # One process after another, in each row.
 
     async def _keep(self, row: int, *, task_status: trio.TaskStatus[None]) -> None:
-        began, delay = trio.current_time(), 0.0
         joined = False
 
         def on_join() -> None:
@@ -207,26 +220,36 @@ class Processes:
             joined = True
             task_status.started()
 
+        began, delay = trio.current_time(), 0.0
         try:
-            fate = await self._live(row, on_join)
+            last_words = await self._live(row, on_join)
         except OSError as error:
             raise StartError(f"worker {row} cannot be started: {error.strerror or error}") from None
         if not joined:
-            raise StartError(f"worker {row} ended while it started: {fate}")
+            raise StartError(f"worker {row} ended while it started: {last_words['fate']}")
         while True:
             if trio.current_time() - began >= SETTLED:
                 delay = 0.0
+            self._deaths += 1
+            self._log.error("a worker died", worker=row, **last_words, again=f"{delay:g}s")
             await trio.sleep(delay)
             delay = min(max(2 * delay, RESTART_FIRST), RESTART_LAST)
             began = trio.current_time()
+            last_words = await self._restart(row, delay)
+
+    async def _restart(self, row: int, delay: float) -> dict[str, object]:
+        """One more process; where there can be none it is tried again after ``delay`` seconds, and longer."""
+        while True:
             try:
-                await self._live(row, lambda: None)
+                return await self._live(row, lambda: None)
             except OSError as error:
                 why = error.strerror or str(error)
                 self._log.error("a worker cannot be started", worker=row, error=why, again=f"{delay:g}s")
+            await trio.sleep(delay)
+            delay = min(2 * delay, RESTART_LAST)
 
-    async def _live(self, row: int, on_join: Callable[[], None]) -> str:
-        """One process, from its start to its end: how that came. Raises OSError if there can be none."""
+    async def _live(self, row: int, on_join: Callable[[], None]) -> dict[str, object]:
+        """One process, from its start to its end: what is said of that. Raises OSError without one."""
         member = await start(next(self._serials), self._user)
         try:
             async with trio.open_nursery() as nursery:
@@ -240,35 +263,25 @@ class Processes:
             self._members.pop(row, None)
             await member.end(LEAVE)
             lost = self._write_off(row)
-        self._deaths += 1
-        self._log.error(
-            "a worker died",
-            worker=row,
-            pid=member.pid,
-            fate=member.fate,
-            sessions_lost=lost,
-            lines_lost=self._write_off_lines(row),
-        )
-        self._on_loss()
-        return member.fate
+        return {
+            "pid": member.pid,
+            "fate": member.fate,
+            "sessions_lost": lost,
+            "lines_lost": self._write_off_lines(row),
+        }
 
     async def _join(self, row: int, member: Member, on_join: Callable[[], None]) -> None:
         """Tell a new process all that the others were told, and count it in."""
         async with self._changing:
             here = {row: member}
             setup = wire.Setup(self._server, row, self._tallies.rows)
-            await self._obeyed(here, setup, self._tallies.descriptors)
+            await self._obeyed(here, setup, [self._shared])
             (done,) = await self._obeyed(here, wire.Run(tuple(self._state.rules.items())))
             if done:
                 await self._offer(here, list(self._state.listening))
                 self._members[row] = member
                 on_join()
                 self._log.info("a worker relays", worker=row, pid=member.pid)
-
-    def _write_off(self, row: int) -> int:
-        """Count what the process of ``row`` had in hand as lost: how many sessions."""
-        blocks = (self._tallies.block(number, row) for number in range(OWN + 1, self._tallies.size))
-        return sum(counters.write_off(block) for block in blocks if block[counters.CONNECTIONS])
 
     def _write_off_lines(self, row: int) -> int:
         """Count the log lines that the process of ``row`` had not written yet as lost: how many."""
@@ -287,14 +300,23 @@ class Processes:
         self, members: Mapping[int, Member], request: wire.Request, descriptors: Sequence[int] = ()
     ) -> list[wire.Reply | None]:
         """What ``members`` answer who carry out ``request``; who does not in time is ended."""
-        asked, encoded = list(members.items()), wire.encode_request(request)
-        answers = [member.send(encoded, descriptors) for _, member in asked]
-        replies = await _answered(answers, OBEY)
-        for (row, member), answer in zip(asked, answers, strict=True):
+        encoded = wire.encode_request(request)
+        return await self._judged(
+            [(row, member, member.send(encoded, descriptors)) for row, member in members.items()]
+        )
+
+    async def _judged(self, asked: Sequence[tuple[int, Member, Answer]]) -> list[wire.Reply | None]:
+        replies = await _answered([answer for *_, answer in asked], OBEY)
+        for row, member, answer in asked:
             if not answer.arrived.is_set():
-                self._log.error("a worker does not obey; it is killed", worker=row, pid=member.pid)
-                member.process.kill()
+                self._give_up(row, member)
+                # It holds its sockets until then.
+                await member.process.wait()
         return replies
+
+    def _give_up(self, row: int, member: Member) -> None:
+        self._log.error("a worker does not answer; it is killed", worker=row, pid=member.pid)
+        member.give_up(f"no answer for {OBEY:g} s")
 
     async def _offer(self, members: Mapping[int, Member], numbers: Sequence[int]) -> Mapping[int, int]:
         """Have ``members`` accept on these listening sockets; the errno of each that none of them could take.
@@ -309,9 +331,13 @@ class Processes:
             replies = await self._obeyed(members, request, [sock.fileno() for _, sock in batch])
             for member, reply in zip(members.values(), replies, strict=True):
                 if isinstance(reply, wire.Served):
-                    member.lacking |= set(reply.missing)
-                    failed |= dict.fromkeys(reply.missing, reply.error)
-                    taken |= {item.number for item, _ in batch} - member.lacking
+                    offered = {item.number for item, _ in batch}
+                    missing = offered.intersection(reply.missing)
+                    member.lacking |= missing
+                    failed |= dict.fromkeys(
+                        missing, reply.error if reply.error in errno.errorcode else errno.EIO
+                    )
+                    taken |= offered - missing
         return {number: error for number, error in failed.items() if number not in taken}
 
     async def _offer_again(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +16,6 @@ import trio
 import trio.testing
 
 from portproxy import counters
-from portproxy.explain.explanation import Outcome
 from portproxy.model import Endpoint, Limits, Rule
 from portproxy.reasons import ConnectFailed, Ended, Refused
 from portproxy.snapshot import Snapshot
@@ -29,7 +27,6 @@ from tests.relay.rig import (
     dial,
     echo,
     eventually,
-    make_rule,
     relaying,
     round_trip,
     to,
@@ -37,7 +34,6 @@ from tests.relay.rig import (
     was_reset,
 )
 from tests.relay.served import SERVER, serving, table
-from tests.relay.walks import walk
 
 QUEUED = 200
 
@@ -180,12 +176,12 @@ async def test_a_thousand_sessions_and_three_killed_workers_add_up() -> None:
         assert relay.metric("portproxy_workers") == 2
         assert relay.counted(Ended.WORKER_LOST) == end["lost"]
         assert relay.counted(Ended.FINISHED) == 1000 - end["lost"]
-        await relay.until(lambda: len(relay.records) == 1000 - end["lost"] - unwritten(relay))
+        await relay.until(lambda: len(relay.records) >= 1000 - end["lost"] - unwritten(relay))
         assert sum(record.up_delivered for record in relay.records) <= end["up"]
 
 
 def unwritten(relay: Relay) -> int:
-    """Lines of the access log that dead workers had not written yet."""
+    """Lines of the access log that dead workers had not written yet, at most."""
     return sum(int(str(died.fields["lines_lost"])) for died in relay.heard("a worker died"))
 
 
@@ -370,59 +366,3 @@ async def test_nobody_relays_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> No
             await round_trip(client)
         await relay.until(lambda: len(pids(relay)) == 2)
         assert (await relay.supervisor.snapshot()).not_ready == ""
-
-
-async def test_sessions_are_listed_and_killed_wherever_they_are() -> None:
-    async with two_workers() as (relay, rule):
-        with ExitStack() as stack:
-            clients = []
-            for other in pids(relay):
-                with stopped(other):
-                    for _ in range(20):
-                        clients.append(stack.enter_context(dial(rule)))
-                        await round_trip(clients[-1])
-            statuses = await relay.supervisor.session_statuses("rule")
-            assert len({status.id for status in statuses}) == len(statuses) == 40
-            assert [status.client for status in statuses] == [
-                f"127.0.0.1:{client.getsockname()[1]}" for client in clients
-            ]
-            for status, client in zip(statuses, clients, strict=True):
-                killed = await relay.supervisor.kill(status.id)
-                assert killed
-                assert killed.client == status.client
-                assert await was_reset(client)
-            for nobody in ("1", "1.", "1.0", "99.1", "", ".", "1.x"):
-                assert await relay.supervisor.kill(nobody) is None
-            assert relay.counted(Ended.KILLED) == 40
-
-
-async def test_an_explanation_counts_what_each_worker_has() -> None:
-    async with two_workers(limits=Limits(maxconnpersource=1, maxconn=100)) as (relay, rule):
-        with ExitStack() as stack:
-            step = (await walk(relay, rule, "127.0.0.1")).steps[4]
-            assert (step.name, step.outcome) == ("admission", Outcome.OK)
-            assert "sessions: 0, room for " in step.text
-            # More than one process has descriptors for.
-            room = int(step.text.split("room for ")[1].split()[0])
-            assert room > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-            one, other = pids(relay)
-            with stopped(other):
-                await round_trip(stack.enter_context(dial(rule)))
-            # The other may still take one.
-            assert (await walk(relay, rule, "127.0.0.1")).failed is None
-            with stopped(one):
-                await round_trip(stack.enter_context(dial(rule)))
-            failed = (await walk(relay, rule, "127.0.0.1")).failed
-            assert failed
-            assert failed.name == "admission"
-            assert "as many sessions as maxconnpersource allows (1)" in failed.text
-            assert (await walk(relay, rule, "127.0.0.2")).failed is None
-            assert "sessions: 2, " in (await walk(relay, rule)).steps[4].text
-
-
-async def test_an_explanation_follows_the_rules_that_workers_run() -> None:
-    async with two_workers() as (relay, rule):
-        onward = make_rule(f"127.0.0.1:{rule.listen.port}", name="onward")
-        await relay.supervisor.reload(relay.config(rule, onward))
-        (step,) = (step for step in (await walk(relay, onward)).steps if step.name.startswith("connect "))
-        assert step.text == "rule rule of this relay listens there: explain that one"
