@@ -30,6 +30,7 @@ Load = Callable[[], Source]
 _AT_START_ONLY = ("status", "control", "log", "accesslog", "workers", "user")
 """Keys of ``[server]`` that a reload does not follow."""
 _UNSAVED = "rules were changed with --no-save; `portproxy reload` brings back what the file has"
+_STOPPING = "the relay is stopping; nothing is changed any more"
 _ROUNDS = 20
 """Of leaving out commands that are at odds with other rules, which may be at odds with yet others."""
 _NAMED = 8
@@ -87,6 +88,8 @@ class Changes:
             return source, config, Changed(plan(before, config), warnings=warnings)
 
         async with self._one_at_a_time:
+            if self._supervisor.draining:
+                raise PortproxyError(_STOPPING)
             source, config, changed = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
             if not dry_run:
                 for warning in changed.warnings:
@@ -175,7 +178,7 @@ class Changes:
         # From here on to its end: half of it would be a file that is not what runs.
         with trio.CancelScope(shield=True):
             if self._supervisor.draining:
-                raise PortproxyError("the relay is stopping; nothing is changed any more")
+                raise PortproxyError(_STOPPING)
             if known and draft.edits:
                 await trio.to_thread.run_sync(partial(store.replace, known.path, new, instead_of=old))
                 source = dataclasses.replace(source, file=File(known.path, document.digest(new)))

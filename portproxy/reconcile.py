@@ -57,6 +57,12 @@ def plan(old: Config, new: Config) -> Plan:
     return Plan(stop, tuple(keep), tuple(change), tuple(start))
 
 
+def sockets(config: Config) -> int:
+    """How many listening sockets ``config`` takes."""
+    wildcards = {port_key(rule) for rule in config.active if rule.wildcard}
+    return len(wildcards) + sum(port_key(rule) not in wildcards for rule in config.active)
+
+
 @dataclass(frozen=True, slots=True)
 class Listening:
     """One listening socket: what it binds, the rule it stands for, and those that share it."""

@@ -55,9 +55,12 @@ class RuleData(TypedDict):
 
 
 class StatusData(TypedDict):
-    """The whole relay; ``uptime`` in seconds."""
+    """The whole relay; ``uptime`` in seconds; of ``workers``, so many relay now, and have died so far."""
 
     version: str
+    workers: int
+    workers_relaying: int
+    worker_deaths: int
     uptime: float
     draining: bool
     accept_pauses: int
@@ -104,6 +107,9 @@ def status_data(snapshot: Snapshot) -> StatusData:
     """``snapshot`` as JSON can carry it."""
     return {
         "version": __version__,
+        "workers": snapshot.workers,
+        "workers_relaying": snapshot.workers - snapshot.missing,
+        "worker_deaths": snapshot.deaths,
         "uptime": round(snapshot.uptime, 3),
         "draining": snapshot.draining,
         "accept_pauses": snapshot.accept_pauses,
@@ -205,6 +211,9 @@ def status_text(now: StatusData, before: StatusData | None, seconds: float, widt
     notes = []
     if now["draining"]:
         notes.append("the relay is stopping")
+    if now["workers"] > 1:
+        deaths = f", {count(now['worker_deaths'], 'death')} so far" if now["worker_deaths"] else ""
+        notes.append(f"{now['workers_relaying']} of {now['workers']} workers relay{deaths}")
     if now["accept_pauses"]:
         notes.append(f"accepting was paused {count(now['accept_pauses'], 'time')}")
     for log, lines in now["lost_lines"].items():

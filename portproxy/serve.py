@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ import trio
 from portproxy import __version__
 from portproxy.changes import Changes, Load
 from portproxy.config.source import Source
-from portproxy.errors import PortproxyError
+from portproxy.errors import PortproxyError, StartError
 from portproxy.log import LibraryHandler, Log
 from portproxy.logs import Logs
 from portproxy.model import Config
@@ -20,6 +21,7 @@ from portproxy.net.capabilities import raise_net_bind_service
 from portproxy.net.descriptors import raise_limit, sessions_within
 from portproxy.net.user import User, acting_as, check_reaches, give_socket, look_up
 from portproxy.reasons import Ended
+from portproxy.reconcile import sockets
 from portproxy.snapshot import Snapshot
 from portproxy.supervisor import Supervisor
 
@@ -39,7 +41,12 @@ async def serve(source: Source, config: Config, load: Load) -> None:
     if user:
         check_reaches(user)
     with acting_as(user) if user else nullcontext():
-        logs = Logs(config.server)
+        try:
+            logs = Logs(config.server)
+        except StartError as error:
+            raise StartError(
+                *(f"{line}, to user {user.name}" if user else line for line in error.lines)
+            ) from None
     logging.getLogger().addHandler(LibraryHandler(logs.log))
     failures: list[PortproxyError] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -70,6 +77,12 @@ class _Relay:
     async def run(self, signals: AsyncIterator[int]) -> None:
         """Run until a signal says to stop, and what follows from that. Raises StartError."""
         limit = raise_limit()
+        needed = sockets(self._config)
+        if needed > limit:
+            raise StartError(
+                f"{needed} listening sockets take more descriptors than the {limit} that RLIMIT_NOFILE"
+                " allows: raise it (ulimit -n, systemd: LimitNOFILE=), or have fewer rules"
+            )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._obey, signals)
             async with trio.open_nursery() as living:
@@ -114,6 +127,16 @@ class _Relay:
             if server.control:
                 give_socket(server.control, self._user)
             self._supervisor.drop_root()
+            self._check_reloadable(self._user)
+
+    def _check_reloadable(self, user: User) -> None:
+        file = self._changes.source.file
+        if file and not os.access(file.path, os.R_OK, effective_ids=True):
+            self._log.warning(
+                "the configuration file cannot be read by the relay's user: it cannot be reloaded",
+                user=user.name,
+                file=file.path,
+            )
 
     async def _snapshot(self) -> Snapshot:
         return await self._supervisor.snapshot(self._logs.lost)
@@ -141,7 +164,7 @@ class _Relay:
             draintimeout=f"{self._supervisor.config.server.draintimeout:g}s",
         )
         await self._supervisor.drain()
-        lost = {name: lines for name, lines in self._logs.lost.items() if lines}
+        lost = {name: lines for name, lines in self._supervisor.lost_lines(self._logs.lost).items() if lines}
         if lost:
             self._log.warning("log lines were lost", **lost)
         self._log.info("stopped")

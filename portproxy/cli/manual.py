@@ -66,6 +66,18 @@ ENVIRONMENT = (
 )
 """Variables, and what they do."""
 
+_PROCESSES = (
+    "With `workers`, so many processes relay; the first one listens for them, answers the commands, and "
+    "replaces one that dies. Its sessions are lost, and count as `worker-lost`, or `connect-worker- "
+    "lost`; what is queued is taken by the others. `maxconn` counts the sessions of all, "
+    "`maxconnpersource` holds in each. A session's id names its worker, as in `2.17`: the log says "
+    "which one has which.",
+    "With `user`, the relay becomes that user once it listens, its workers from their start. A rule on "
+    "a port below 1024 that comes later does not listen until a restart. The user has to be able to "
+    "read the configuration file, and to own it, its group and its directory for changes to be saved.",
+)
+"""What `workers` and `user` make of a relay."""
+
 _CONTROL = next(option for option in SERVER_OPTIONS if option.name == "control")
 _FILES = (
     (DEFAULT_PATH, "the configuration, in TOML, where `-c` names no other"),
@@ -132,6 +144,8 @@ def page() -> str:
             ".SH SIGNALS",
             prose("What `portproxy serve` does:"),
             *table(SIGNALS),
+            ".SH PROCESSES",
+            apart(map(prose, _PROCESSES)),
             ".SH ENVIRONMENT",
             *table(ENVIRONMENT),
             ".SH FILES",

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import click
 
@@ -16,7 +17,7 @@ from portproxy import config
 from portproxy.cli import options
 from portproxy.config.source import Source
 from portproxy.control.place import default_control
-from portproxy.errors import ConfigError
+from portproxy.errors import ConfigError, StartError
 
 
 @click.command()
@@ -70,6 +71,13 @@ def check(path: str | None, rules: tuple[str, ...], **settings: str | None) -> N
     control = default_control(os.geteuid(), os.environ)
     with _collector_paused():
         checked = _read(path, rules, settings, control).config(is_local)
+    from portproxy.net.user import look_up
+
+    if checked.server.user:
+        try:
+            look_up(checked.server.user)
+        except StartError as error:
+            checked = replace(checked, warnings=(*checked.warnings, *error.lines))
     from portproxy.table import show
 
     click.echo(show(checked, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))

@@ -58,7 +58,8 @@ async def firewall(case: Case) -> Step:
     try:
         probe = _probing_socket(rule.type.listen_family)
     except OSError as error:
-        return Step("firewall", Outcome.SKIPPED, "no socket to look with", errno_name(error))
+        why = "looking takes CAP_NET_ADMIN" if error.errno == errno.EPERM else "no socket to look with"
+        return Step("firewall", Outcome.SKIPPED, why, errno_name(error))
     with probe:
         code = await _answer(probe, address, rule.listen.port)
     if code == errno.EADDRNOTAVAIL:

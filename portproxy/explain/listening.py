@@ -67,6 +67,9 @@ def privilege(case: Case) -> Step:
     )
     needs = f"ports below {start} need CAP_NET_BIND_SERVICE, which this process has not"
     if case.relay.dropped_to:
+        if case.state is RuleState.LISTENING:
+            text = f"port {port} was bound before the relay became {case.relay.dropped_to}"
+            return Step("privilege", Outcome.OK, text)
         advice = f"restart the relay: it binds its ports before it becomes {case.relay.dropped_to}"
     if case.state is RuleState.LISTENING:
         text = f"{needs}; port {port} was bound before, and could not be bound again"
@@ -139,13 +142,20 @@ def admission(case: Case) -> Step:
     if refused:
         return _refused(case, refused, active, prefix)
     left = sum(room.sessions for room in case.rooms)
+    if rule.limits.maxconn is not None:
+        left = min(left, rule.limits.maxconn - active)
     if code := _shortage(case):
         return Step(
             "admission", Outcome.FAIL, "no descriptor is left for another client", code, ADVICE_ON_SHORTAGE
         )
-    if left < _FEW_SESSIONS and case.rooms:
+    if sum(room.sessions for room in case.rooms) < _FEW_SESSIONS and case.rooms:
         text = f"admitted, but RLIMIT_NOFILE leaves descriptors for {left} sessions more"
         return Step("admission", Outcome.WARNING, text, advice=ADVICE_ON_SHORTAGE)
+    most = rule.limits.maxconnpersource
+    if full := sum(room.from_source >= most for room in case.rooms) if most else 0:
+        text = f"{full} of {len(case.rooms)} workers have as many sessions of {source} as may be ({most})"
+        advice = "whether it is admitted depends on which worker takes it; raise maxconnpersource"
+        return Step("admission", Outcome.WARNING, text, advice=advice)
     if source is None:
         who = _who_may(rule)
     else:

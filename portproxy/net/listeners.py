@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from portproxy.model import Family, Rule
@@ -47,6 +48,16 @@ def listen(family: Family, address: str, rule: Rule) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def accept_queued(listener: socket.socket, most: int) -> Iterator[socket.socket]:
+    """What is queued on a non-blocking ``listener`` by now, ``most`` of it, as far as descriptors go."""
+    for _ in range(most):
+        try:
+            yield listener.accept()[0]
+        except OSError as error:
+            if error.errno not in PASSING:
+                return
 
 
 def unprivileged_port_start() -> int:

@@ -73,7 +73,9 @@ def _gid(written: str, group: str) -> int:
 
 
 def _error(written: str, told: str) -> StartError:
-    return StartError(f"user {printable(written)}: {told}")
+    error = StartError(f"user {printable(written)}: {told}")
+    error.exit_code = 2  # a restart would not mend it
+    return error
 
 
 def check_reaches(user: User, paths: Iterable[str] = PROGRAM) -> None:
@@ -81,7 +83,9 @@ def check_reaches(user: User, paths: Iterable[str] = PROGRAM) -> None:
     with acting_as(user):
         for path in paths:
             if not os.access(path, os.R_OK, effective_ids=True):
-                raise _error(user.name, f"cannot read {path}; install portproxy where this user can")
+                real = os.path.realpath(path)
+                where = path if real == path else f"{path}, which is {real}"
+                raise _error(user.name, f"cannot read {where}; install portproxy where this user can")
 
 
 def become(user: User) -> bool:

@@ -251,7 +251,7 @@ FLAG = Kind(
 PORT = Kind("a port is a number from 1 to 65535 or a service name", _port)
 NAME = Kind("a name is 1 to 128 printable characters, with no space at either end", _name)
 USER = Kind(
-    'a user\'s name or number, or both user and group as in "nobody:nogroup", or "off"',
+    'a user\'s name or number, or both user and group as in "relay:relay", or "off"',
     _user,
     lambda user: "off" if user is None else str(user),
 )

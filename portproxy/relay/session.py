@@ -23,6 +23,9 @@ from portproxy.snapshot import SessionState, SessionStatus
 
 _NOTHING_COUNTED: tuple[Ledger, Ledger] = (NOTHING, NOTHING)
 
+_WHILE_DIALLING = {Ended.KILLED: ConnectFailed.KILLED, Ended.WORKER_LOST: ConnectFailed.WORKER_LOST}
+"""What ends a session that dials is called otherwise."""
+
 Spawn = Callable[[Callable[[], Awaitable[object]], Accountable], None]
 """Starts a task, for somebody, that outlives the caller."""
 
@@ -280,7 +283,7 @@ class Session:
         if self.transfer:
             self.transfer.end(reason)
         else:
-            self._give_up(ConnectFailed.KILLED if reason is Ended.KILLED else ConnectFailed.DRAINED)
+            self._give_up(_WHILE_DIALLING.get(reason, ConnectFailed.DRAINED))
 
     def _connected(self, upstream: Leg) -> None:
         engine = self.instance.engine

@@ -21,7 +21,7 @@ from portproxy.log import Log
 from portproxy.model import Rule
 from portproxy.net.descriptors import sessions_within
 from portproxy.net.resolver import Resolver
-from portproxy.net.tcp import AddressKey
+from portproxy.net.tcp import AddressKey, address_key
 from portproxy.reasons import SHORTAGE, Ended
 from portproxy.reconcile import PortKey
 from portproxy.relay import ways
@@ -100,7 +100,7 @@ class Worker:
         return sum(len(instance.sessions) for instance in self.instances.values())
 
     async def handle(self, request: wire.Request, sockets: Sequence[socket.socket] = ()) -> wire.Reply:
-        """Do what a supervisor asks; ``sockets`` are those of ``Serve``, and are taken over."""
+        """Do what a supervisor asks; ``sockets`` come with it, and are taken over."""
         match request:
             case wire.Run():
                 self._run(request)
@@ -108,6 +108,8 @@ class Worker:
                 return await self._serve(request, sockets)
             case wire.Release():
                 await self._release(request)
+            case wire.Adopt():
+                self._adopt(request, sockets)
             case wire.Retire():
                 self._retire(request)
             case wire.End():
@@ -129,7 +131,7 @@ class Worker:
 
     async def finish(self) -> None:
         """Accept what is queued, stop listening for good, and let every session end by itself."""
-        await self.handle(wire.Release(tuple(self._acceptors), last=True))
+        await self.handle(wire.Release(tuple(self._acceptors)))
         await self.handle(wire.Retire(tuple(self.instances)))
 
     # Rules and what listens for them.
@@ -181,13 +183,21 @@ class Worker:
             if acceptor is None:
                 continue
             port_key, key = acceptor.port_key, acceptor.key
-            if request.last:
-                await acceptor.close()
-            else:
-                acceptor.abandon()
+            await acceptor.close()
             del self._acceptors[number], self._places[port_key][key]
             if not self._places[port_key]:
                 del self._places[port_key]
+
+    def _adopt(self, request: wire.Adopt, sockets: Sequence[socket.socket]) -> None:
+        default, specific = self._rules_on(request.listening)
+        for sock in sockets:
+            sock.setblocking(False)
+            try:
+                here, peer = sock.getsockname(), sock.getpeername()
+            except OSError:  # reset meanwhile; nobody is left to be told
+                sock.close()
+                continue
+            specific.get(address_key(here), default).admit(sock, peer, set_tcp_options=True)
 
     def _retire(self, request: wire.Retire) -> None:
         for number in request.numbers:

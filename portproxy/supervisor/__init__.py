@@ -90,13 +90,14 @@ class Supervisor:
             self._begun = True
             await self._apply(config, None)
             self._errors = self._ports.errors
-            if self._errors:
+            refused = dict(self._errors)
+            if refused:
                 self._nursery.cancel_scope.cancel()
             else:
                 self._nursery.start_soon(self._retry)
                 task_status.started()
-        if self._errors:
-            raise StartError(*(f"rule {name}: {why}" for name, why in self._errors.items()))
+        if refused:
+            raise StartError(*(f"rule {name}: {why}" for name, why in refused.items()))
 
     def drop_root(self) -> None:
         """Be the user from now on. Raises StartError."""
@@ -108,9 +109,10 @@ class Supervisor:
 
         A rule that cannot listen is left ``failed`` and retried; nothing else suffers from it.
         """
-        steps = await self._apply(config, steps)
-        self._note_errors()
-        return steps
+        try:
+            return await self._apply(config, steps)
+        finally:
+            self._note_errors()
 
     async def drain(self) -> None:
         """Accept what is queued, stop listening, wait for the sessions to end, ``draintimeout`` at most.
@@ -121,6 +123,7 @@ class Supervisor:
         self._retrying.cancel()
         if not self._begun:  # told to stop while it started
             return
+        self.crew.hurry()
         async with self._changing:
             await self._ports.close()
             await self._retire(self.config.server.draintimeout)  # what a reload that was broken off left
@@ -133,11 +136,13 @@ class Supervisor:
                 self._idle = trio.Event()
                 await self._idle.wait()
         await self.end_sessions(Ended.DRAIN)
+        await self.crew.stop()
 
     async def end_sessions(self, reason: Ended) -> None:
         """Reset every session now. A drain waits no more, not even for those of a worker that is stuck."""
         if self._begun:
-            await self.crew.ask(wire.End(reason))
+            self.crew.hurry()
+            await self.crew.end(reason)
             self._lingering.cancel()
 
     async def reopen_logs(self) -> None:
@@ -211,12 +216,14 @@ class Supervisor:
     def _rule_statuses(self) -> Iterator[RuleStatus]:
         return rule_statuses(self.config, self._services, self._errors, draining=self._draining)
 
-    def _snapshot(self, rules: tuple[RuleStatus, ...], lost_lines: Mapping[str, int] | None) -> Snapshot:
+    def lost_lines(self, ours: Mapping[str, int]) -> dict[str, int]:
+        """Log lines that were lost, by log: ``ours`` in this process, and those of workers in others."""
         own = self._tallies.total(OWN)
-        lost = dict(lost_lines or {})
-        for log, slot in (("events", counters.LOST_EVENTS), ("access", counters.LOST_RECORDS)):
-            if log in lost:
-                lost[log] += own[slot]
+        slots = {"events": counters.LOST_EVENTS, "access": counters.LOST_RECORDS}
+        return {log: lines + (own[slots[log]] if log in slots else 0) for log, lines in ours.items()}
+
+    def _snapshot(self, rules: tuple[RuleStatus, ...], lost_lines: Mapping[str, int] | None) -> Snapshot:
+        own, lost = self._tallies.total(OWN), self.lost_lines(lost_lines or {})
         uptime = trio.current_time() - self._began
         crew, pauses = self.crew, own[counters.PAUSES]
         return Snapshot(rules, pauses, lost, self._draining, uptime, crew.size, crew.missing, crew.deaths)
@@ -253,9 +260,11 @@ class Supervisor:
                 self.config = config
                 await self._tell_rules(steps)
             services = self._services.running
-            await self._ports.arrange(steps.ports, config.active, services, self._errors)
-            with trio.CancelScope(shield=True):
-                await self._retire(config.server.draintimeout)
+            try:
+                await self._ports.arrange(steps.ports, config.active, services, self._errors)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._retire(config.server.draintimeout)
             return steps
 
     async def _tell_rules(self, steps: Plan) -> None:

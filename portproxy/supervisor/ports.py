@@ -88,6 +88,15 @@ class _Port:
         for rule in self._bound.pop(address).rules:
             self._note(rule, OSError(error, os.strerror(error)))
 
+    def fail(self, rules: Sequence[Rule]) -> None:
+        """What was to be done for ``rules`` broke off: say so of those that have no socket, to try again."""
+        served = {rule.name for bound in self._bound.values() for rule in bound.rules}
+        for rule in rules:
+            if rule.name not in served:
+                self.errors.setdefault(
+                    rule.name, "not listening yet: a fault of portproxy, which the log has"
+                )
+
     def close(self) -> list[int]:
         """Forget everything; the sockets that are to be closed."""
         numbers = [bound.number for bound in self._bound.values()]
@@ -196,9 +205,13 @@ class Ports:
         for first in range(0, len(keys), _AT_ONCE):
             await trio.lowlevel.checkpoint()
             with trio.CancelScope(shield=True):
-                await self._arrange(
-                    {key: on[key] for key in keys[first : first + _AT_ONCE]}, services, listeners
-                )
+                some = {key: on[key] for key in keys[first : first + _AT_ONCE]}
+                try:
+                    await self._arrange(some, services, listeners)
+                except Exception:
+                    for key in keys[first:]:
+                        self._ports[key].fail(on[key])
+                    raise
         await self._name_holders(known_errors)
 
     async def close(self) -> None:

@@ -75,10 +75,16 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Close these listening sockets; with ``last``, accept first what is queued, which closing resets."""
+    """Accept what is queued on these listening sockets, and close them."""
 
     numbers: tuple[int, ...]
-    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take over connections, which come with this, as if they had been accepted on this listening socket."""
+
+    listening: Listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,9 @@ class Reopen:
     """Open the log files anew, after logrotate(8) has moved the old ones away."""
 
 
-Request = Setup | Run | Serve | Release | Retire | End | Publish | Sessions | Kill | Room | Ways | Reopen
+Request = (
+    Setup | Run | Serve | Release | Adopt | Retire | End | Publish | Sessions | Kill | Room | Ways | Reopen
+)
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

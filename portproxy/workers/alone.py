@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 
+from portproxy.reasons import Ended
 from portproxy.relay.worker import Worker
 from portproxy.snapshot import SessionStatus
 from portproxy.wire import worker_frames as wire
@@ -37,7 +38,17 @@ class Alone:
 
     async def release(self, numbers: Sequence[int]) -> None:
         """Accept what is queued on these, and close them."""
-        await self.worker.handle(wire.Release(tuple(numbers), last=True))
+        await self.worker.handle(wire.Release(tuple(numbers)))
+
+    async def end(self, reason: Ended) -> None:
+        """Reset every session now."""
+        await self.worker.handle(wire.End(reason))
+
+    def hurry(self) -> None:
+        """Nobody is waited for."""
+
+    async def stop(self) -> None:
+        """It ends with the supervisor."""
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all."""

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from portproxy.reasons import Ended
 from portproxy.snapshot import SessionStatus
 from portproxy.wire.worker_frames import Listening, Reply, Request
 
@@ -33,11 +34,26 @@ class Crew(Protocol):
         What is queued is reset where there is no worker.
         """
 
+    async def end(self, reason: Ended) -> None:
+        """Reset every session now; a worker that does not answer to that is ended with them."""
+
+    def hurry(self) -> None:
+        """Have less patience from now on: the relay stops."""
+
+    async def stop(self) -> None:
+        """End the workers, and wait until all that they leave is counted."""
+
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
-        """The sessions of the rule of this name, or of all, the oldest first."""
+        """The sessions of the rule of this name, or of all, the oldest first.
+
+        Raises PortproxyError where a worker does not say what it has.
+        """
 
     async def kill(self, id: str) -> SessionStatus | None:
-        """Reset both sides of a session; what it was, or None where there is none of this id."""
+        """Reset both sides of a session; what it was, or None where there is none of this id.
+
+        Raises PortproxyError where its worker does not answer.
+        """
 
     @property
     def size(self) -> int:

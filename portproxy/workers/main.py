@@ -102,10 +102,13 @@ class _Process:
                 except Exception as error:
                     # Whatever it was to do is done by halves: a successor does it whole.
                     self._logs.log.fault("a fault of portproxy in a worker, which ends", error)
+                    await self._worker.handle(wire.End(Ended.WORKER_LOST))
                     nursery.cancel_scope.cancel()
                     return os.EX_SOFTWARE
             if not self._tallies.block(OWN, 0)[counters.STOPPING]:
                 await self._finish()
+            await self._worker.handle(wire.End(Ended.SHUTDOWN))
+            self._count_lost_lines()
             nursery.cancel_scope.cancel()
         self._channel.close()
         return 0
@@ -115,7 +118,7 @@ class _Process:
         match request:
             case wire.Reopen():
                 self._logs.reopen()
-            case wire.Serve():
+            case wire.Serve() | wire.Adopt():
                 sockets = [socket.socket(fileno=fd) for fd in descriptors]
                 self._reply(await self._worker.handle(request, sockets))
                 return
@@ -154,6 +157,8 @@ class _Process:
 
     async def _finish(self) -> None:
         server, worker = self._setup.server, self._worker
+        # Nobody else is left to heed it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._logs.log.error(
             "the supervisor died; the sessions end, and so does this worker",
             sessions=worker.sessions,

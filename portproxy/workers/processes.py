@@ -7,20 +7,24 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import trio
 
 from portproxy import counters
-from portproxy.errors import StartError
+from portproxy.errors import PortproxyError, StartError
 from portproxy.log import Log
-from portproxy.model import Rule, Server
+from portproxy.model import Server
+from portproxy.net.listeners import accept_queued
 from portproxy.net.user import User
+from portproxy.reasons import Ended
 from portproxy.snapshot import SessionStatus
 from portproxy.tallies import OWN, Tallies
 from portproxy.wire import worker_frames as wire
 from portproxy.workers.member import Answer, Member, start
+from portproxy.workers.state import State
 
 RESTART_FIRST = 0.5
 RESTART_LAST = 30.0
@@ -28,38 +32,20 @@ RESTART_LAST = 30.0
 died early."""
 SETTLED = 60.0
 """Seconds after which a death is not an early one."""
+START = 60.0
+"""Seconds a new process has until it answers: many may start at once."""
 OBEY = 10.0
 """Seconds a worker has to carry out a change; one that does not is stuck, and ended."""
+HURRY = 3.0
+"""The same once the relay stops."""
 ANSWER = 1.0
 """Seconds a worker has to answer a question; after that the others' answers have to do. Whoever asks for our
 health does not wait for much longer."""
 LEAVE = 5.0
 """Seconds a worker has to end when it is told to."""
-OFFER_AGAIN = 5.0
-"""Seconds until a listening socket is offered again to a worker that had no descriptor for it."""
-
-
-@dataclass(slots=True)
-class _State:
-    """What every worker has been told so far: a new one is told all of it."""
-
-    rules: dict[int, Rule] = field(default_factory=dict)
-    listening: dict[int, tuple[wire.Listening, socket.socket]] = field(default_factory=dict)
-
-    def note(self, request: wire.Request) -> None:
-        """Remember what ``request`` changes."""
-        match request:
-            case wire.Run():
-                self.rules.update(request.begin)
-                self.rules.update(request.change)
-            case wire.Retire():
-                for number in request.numbers:
-                    self.rules.pop(number, None)
-
-    def batches(self, numbers: Sequence[int]) -> Iterator[tuple[tuple[wire.Listening, socket.socket], ...]]:
-        """These listening sockets, as many at a time as go with one message."""
-        for first in range(0, len(numbers), wire.DESCRIPTORS):
-            yield tuple(self.listening[number] for number in numbers[first : first + wire.DESCRIPTORS])
+LOOK = 5.0
+"""Seconds between looks at the workers: whether each answers, and by now has a descriptor for the listening
+sockets that it had none for."""
 
 
 class Processes:
@@ -87,28 +73,42 @@ class Processes:
         self._log = log
         self._on_idle = on_idle
         self._write_off = write_off
-        self._state = _State()
+        self._state = State()
         self._members: dict[int, Member] = {}
         self._serials = itertools.count(1)
         self._deaths = 0
         self._changing = trio.Lock()
+        self._patience = OBEY
+        self._stopping = trio.CancelScope()
+        self._stopped = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the workers until cancelled, and end them then; started once all are there.
+        """Keep the workers until cancelled or stopped, and end them then; started once all are there.
 
         Raises StartError where one does not come up the first time.
         """
         try:
-            async with trio.open_nursery() as nursery:
-                async with trio.open_nursery() as starting:
-                    for row in range(1, self._server.workers + 1):
-                        starting.start_soon(nursery.start, self._keep, row)
-                nursery.start_soon(self._offer_again)
-                task_status.started()
+            with self._stopping:
+                async with trio.open_nursery() as nursery:
+                    async with trio.open_nursery() as starting:
+                        for row in range(1, self._server.workers + 1):
+                            starting.start_soon(nursery.start, self._keep, row)
+                    nursery.start_soon(self._look_after)
+                    task_status.started()
         finally:
             for listening in list(self._state.listening):
                 self._forget(listening)
             os.close(self._shared)
+            self._stopped.set()
+
+    def hurry(self) -> None:
+        """Have less patience from now on."""
+        self._patience = HURRY
+
+    async def stop(self) -> None:
+        """End the workers, and wait until all that they leave is counted."""
+        self._stopping.cancel()
+        await self._stopped.wait()
 
     @property
     def size(self) -> int:
@@ -144,7 +144,7 @@ class Processes:
             if member.waiting_since is None:
                 answers.append(member.send(encoded))
             elif now - member.waiting_since > OBEY:
-                self._give_up(row, member)
+                self._give_up(row, member, now - member.waiting_since)
         return [reply for reply in await _answered(answers) if reply]
 
     async def serve(
@@ -166,48 +166,59 @@ class Processes:
     async def release(self, numbers: Sequence[int]) -> None:
         """Accept what is queued on these and close them; see ``Crew``.
 
-        A queue is reset with the last descriptor of its socket, so one worker that has it is left alone with
-        it before it accepts what is left. Where there is none, nobody does.
+        The queue of a socket is reset with its last descriptor. That one is ours: what has come since the
+        workers accepted, or what one that died held up, is accepted here and handed to one that lives.
         """
         async with self._changing:
-            left: dict[int, list[int]] = {row: [] for row in self._members}
+            await self._all(wire.Release(tuple(numbers)))
             for number in numbers:
-                holders = [row for row, member in self._members.items() if number not in member.lacking]
-                for row in holders[:1]:
-                    left[row].append(number)
-            members = dict(self._members)
-            for last in (False, True):
-                asked = []
-                for row, member in members.items():
-                    its = left[row] if last else [number for number in numbers if number not in left[row]]
-                    request = wire.encode_request(wire.Release(tuple(its), last))
-                    asked.append((row, member, member.send(request)))
-                    member.lacking.difference_update(numbers)
-                await self._judged(asked)
-                for number in numbers:
-                    self._forget(number)
+                await self._hand_over(*self._state.listening.pop(number))
+            for member in self._members.values():
+                member.lacking.difference_update(numbers)
+
+    async def _hand_over(self, listening: wire.Listening, listener: socket.socket) -> None:
+        """Close ``listener``; workers take turns to adopt what is queued on it."""
+        with listener, ExitStack() as ours:
+            for row, member in itertools.cycle(dict(self._members).items()):
+                accepted = [ours.enter_context(sock) for sock in accept_queued(listener, wire.DESCRIPTORS)]
+                if len(accepted) < wire.DESCRIPTORS:
+                    listener.close()
+                if accepted:
+                    request = wire.encode_request(wire.Adopt(listening))
+                    answer = member.send(request, [sock.fileno() for sock in accepted])
+                    await self._judged([(row, member, answer)])
+                    ours.close()
+                if listener.fileno() < 0:
+                    return
+
+    async def end(self, reason: Ended) -> None:
+        """Reset every session now."""
+        encoded = wire.encode_request(wire.End(reason))
+        asked = [(row, member, member.send(encoded)) for row, member in self._members.items()]
+        await self._judged(asked, ANSWER)
 
     async def sessions(self, rule: str | None) -> tuple[SessionStatus, ...]:
         """The sessions of the rule of this name, or of all; a worker's serial number is part of their ids."""
         members = list(self._members.values())
         request = wire.encode_request(wire.Sessions(rule, time.monotonic()))
         replies = await _answered([member.send(request) for member in members])
-        found = [
-            replace(status, id=f"{member.serial}.{status.id}")
-            for member, reply in zip(members, replies, strict=True)
-            if isinstance(reply, wire.Found)
-            for status in reply.sessions
-        ]
+        found: list[SessionStatus] = []
+        for member, reply in zip(members, replies, strict=True):
+            if not isinstance(reply, wire.Found):
+                raise _silent(member)
+            found += [replace(status, id=f"{member.serial}.{status.id}") for status in reply.sessions]
         return tuple(sorted(found, key=lambda status: -status.age))
 
     async def kill(self, id: str) -> SessionStatus | None:
         """Reset both sides of a session."""
         serial, _, number = id.partition(".")
-        members = [member for member in self._members.values() if str(member.serial) == serial]
-        request = wire.encode_request(wire.Kill(number))
-        for reply in await _answered([member.send(request) for member in members]):
-            if isinstance(reply, wire.Found) and reply.sessions:
-                return replace(reply.sessions[0], id=id)
+        for member in self._members.values():
+            if str(member.serial) == serial:
+                request = wire.encode_request(wire.Kill(number))
+                (reply,) = await _answered([member.send(request)])
+                if not isinstance(reply, wire.Found):
+                    raise _silent(member)
+                return replace(reply.sessions[0], id=id) if reply.sessions else None
         return None
 
     # One process after another, in each row.
@@ -272,16 +283,16 @@ class Processes:
 
     async def _join(self, row: int, member: Member, on_join: Callable[[], None]) -> None:
         """Tell a new process all that the others were told, and count it in."""
+        here = {row: member}
+        setup = wire.encode_request(wire.Setup(self._server, row, self._tallies.rows))
+        await self._judged([(row, member, member.send(setup, [self._shared]))], START)
         async with self._changing:
-            here = {row: member}
-            setup = wire.Setup(self._server, row, self._tallies.rows)
-            await self._obeyed(here, setup, [self._shared])
             (done,) = await self._obeyed(here, wire.Run(tuple(self._state.rules.items())))
             if done:
                 await self._offer(here, list(self._state.listening))
                 self._members[row] = member
                 on_join()
-                self._log.info("a worker relays", worker=row, pid=member.pid)
+                self._log.info("a worker relays", worker=row, pid=member.pid, sessions=f"{member.serial}.*")
 
     def _write_off_lines(self, row: int) -> int:
         """Count the log lines that the process of ``row`` had not written yet as lost: how many."""
@@ -305,18 +316,21 @@ class Processes:
             [(row, member, member.send(encoded, descriptors)) for row, member in members.items()]
         )
 
-    async def _judged(self, asked: Sequence[tuple[int, Member, Answer]]) -> list[wire.Reply | None]:
-        replies = await _answered([answer for *_, answer in asked], OBEY)
+    async def _judged(
+        self, asked: Sequence[tuple[int, Member, Answer]], within: float | None = None
+    ) -> list[wire.Reply | None]:
+        within = self._patience if within is None else within
+        replies = await _answered([answer for *_, answer in asked], within)
         for row, member, answer in asked:
             if not answer.arrived.is_set():
-                self._give_up(row, member)
+                self._give_up(row, member, within)
                 # It holds its sockets until then.
                 await member.process.wait()
         return replies
 
-    def _give_up(self, row: int, member: Member) -> None:
+    def _give_up(self, row: int, member: Member, after: float) -> None:
         self._log.error("a worker does not answer; it is killed", worker=row, pid=member.pid)
-        member.give_up(f"no answer for {OBEY:g} s")
+        member.give_up(f"no answer for {after:.0f} s")
 
     async def _offer(self, members: Mapping[int, Member], numbers: Sequence[int]) -> Mapping[int, int]:
         """Have ``members`` accept on these listening sockets; the errno of each that none of them could take.
@@ -340,9 +354,10 @@ class Processes:
                     taken |= offered - missing
         return {number: error for number, error in failed.items() if number not in taken}
 
-    async def _offer_again(self) -> None:
+    async def _look_after(self) -> None:
         while True:
-            await trio.sleep(OFFER_AGAIN)
+            await trio.sleep(LOOK)
+            await self.ask(wire.Publish())
             for row, member in list(self._members.items()):
                 if member.lacking:
                     async with self._changing:
@@ -352,6 +367,12 @@ class Processes:
     def _forget(self, number: int) -> None:
         if found := self._state.listening.pop(number, None):
             found[1].close()
+
+
+def _silent(member: Member) -> PortproxyError:
+    return PortproxyError(
+        f"the worker with pid {member.pid} does not answer; one that stays silent is replaced: try again"
+    )
 
 
 async def _answered(answers: Sequence[Answer], within: float = ANSWER) -> list[wire.Reply | None]:

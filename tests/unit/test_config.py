@@ -13,7 +13,7 @@ from portproxy.model import Config, DataPlaneChoice, Endpoint, Limits, RuleType
 RULE = '[[rule]]\ntype = "v6tov4"\nlistenport = 8080\n'
 DURATION = "a duration is a number of seconds or like 250ms, 5s, 10m, 1h; "
 TYPES = "one of v4tov4, v4tov6, v6tov4, v6tov6"
-USER = 'a user\'s name or number, or both user and group as in "nobody:nogroup", or "off"'
+USER = 'a user\'s name or number, or both user and group as in "relay:relay", or "off"'
 PORT = "a port is a number from 1 to 65535 or a service name"
 
 
