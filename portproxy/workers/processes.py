@@ -177,19 +177,19 @@ class Processes:
                 member.lacking.difference_update(numbers)
 
     async def _hand_over(self, listening: wire.Listening, listener: socket.socket) -> None:
-        """Close ``listener``; workers take turns to adopt what is queued on it."""
-        with listener, ExitStack() as ours:
-            for row, member in itertools.cycle(dict(self._members).items()):
+        """Close ``listener``; a worker that lives adopts what is queued on it."""
+        while listener.fileno() >= 0:
+            with ExitStack() as ours:
                 accepted = [ours.enter_context(sock) for sock in accept_queued(listener, wire.DESCRIPTORS)]
-                if len(accepted) < wire.DESCRIPTORS:
+                if len(accepted) < wire.DESCRIPTORS or not self._members:
                     listener.close()
                 if accepted:
-                    request = wire.encode_request(wire.Adopt(listening))
-                    answer = member.send(request, [sock.fileno() for sock in accepted])
-                    await self._judged([(row, member, answer)])
-                    ours.close()
-                if listener.fileno() < 0:
-                    return
+                    await self._adopted(wire.Adopt(listening), [sock.fileno() for sock in accepted])
+
+    async def _adopted(self, request: wire.Adopt, descriptors: Sequence[int]) -> None:
+        for row, member in list(self._members.items()):
+            if any(await self._obeyed({row: member}, request, descriptors)):
+                return
 
     async def end(self, reason: Ended) -> None:
         """Reset every session now."""
@@ -273,13 +273,8 @@ class Processes:
         finally:
             self._members.pop(row, None)
             await member.end(LEAVE)
-            lost = self._write_off(row)
-        return {
-            "pid": member.pid,
-            "fate": member.fate,
-            "sessions_lost": lost,
-            "lines_lost": self._write_off_lines(row),
-        }
+            lost = {"sessions_lost": self._write_off(row), "lines_lost": self._write_off_lines(row)}
+        return {"pid": member.pid, "fate": member.fate, **lost}
 
     async def _join(self, row: int, member: Member, on_join: Callable[[], None]) -> None:
         """Tell a new process all that the others were told, and count it in."""
