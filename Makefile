@@ -36,7 +36,7 @@ test: $(READY) tools ## Run linters, types and all tests, these on the installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	tests/tools/setup wheel $(WHEEL)
-	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest
+	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 # Longer than a test may take, and not the same examples every time.
 fuzz: $(READY) ## Run the fuzz targets long.

@@ -31,10 +31,12 @@ class Tallies:
         else:
             self._map = mmap.mmap(fd, _ROW * rows)
         self._slots = memoryview(self._map).cast("Q")
+        self._blocks = BLOCKS
+        self._shared = fd is not None
 
     def block(self, number: int, row: int) -> memoryview:
         """The slots of one row."""
-        first = counters.SLOTS * (row * BLOCKS + number)
+        first = counters.SLOTS * (row * self._blocks + number)
         return self._slots[first : first + counters.SLOTS]
 
     def blocks(self, number: int) -> list[memoryview]:
@@ -53,6 +55,17 @@ class Tallies:
         """Zero every row; nobody may be writing."""
         for block in self.blocks(number):
             block[:] = _ZEROES
+
+    def close(self, blocks: int) -> None:
+        """Let go of memory that is shared; the first ``blocks`` stay readable. Nobody may hold one."""
+        if not self._shared:
+            return
+        length, stride = counters.SLOTS * blocks, counters.SLOTS * self._blocks
+        kept = b"".join(self._slots[row * stride : row * stride + length] for row in range(self.rows))
+        self._slots.release()
+        self._map.close()
+        self._slots = memoryview(bytearray(kept)).cast("Q")
+        self._blocks = blocks
 
 
 def shareable(rows: int) -> int:

@@ -81,6 +81,12 @@ class Supervisor:
         cancelled is reset.
         """
         self._began = trio.current_time()
+        try:
+            await self._run(config, task_status)
+        finally:
+            self._tallies.close(self._services.numbers)
+
+    async def _run(self, config: Config, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self._nursery:
             self.resolver = Resolver(self._nursery, self._lookup)
             self._names = ListenNames(self.resolver)

@@ -39,6 +39,11 @@ class Services:
         self.retired: set[Service] = set()
         self.busy: dict[int, Service] = {}
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers are or were in use, from 0 on."""
+        return self._next
+
     def lacks_room(self, more: int) -> bool:
         """Whether there are no counters for so many rules ``more``."""
         return self._next + more - len(self._free) > BLOCKS

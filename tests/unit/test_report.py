@@ -76,6 +76,9 @@ def test_status_as_data() -> None:
     said = {"accept_pauses": 6, "lost_lines": {"access": 7}, "draining": True}
     assert sample(found, uptime=1.23456, **said) == {
         "version": __version__,
+        "workers": 1,
+        "workers_relaying": 1,
+        "worker_deaths": 0,
         "uptime": 1.235,
         "draining": True,
         "accept_pauses": 6,
