@@ -266,11 +266,10 @@ class Supervisor:
                 self.config = config
                 await self._tell_rules(steps)
             services = self._services.running
-            try:
-                await self._ports.arrange(steps.ports, config.active, services, self._errors)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._retire(config.server.draintimeout)
+            keys = tuple(self._ports.unarranged | dict.fromkeys(steps.ports))
+            await self._ports.arrange(keys, config.active, services, self._errors)
+            with trio.CancelScope(shield=True):
+                await self._retire(config.server.draintimeout)
             return steps
 
     async def _tell_rules(self, steps: Plan) -> None:
@@ -319,7 +318,9 @@ class Supervisor:
             await self._names.look_up(rules)
             # By what was noted: a port that a fault kept from being arranged has forgotten its errors.
             failed = dict.fromkeys(port_key(rule) for rule in rules if rule.name in self._errors)
+            failed |= self._ports.unarranged
             await self._ports.arrange(tuple(failed), rules, self._services.running, self._errors)
+            await self._retire(self.config.server.draintimeout)
         self._note_errors()
 
     def _note_errors(self) -> None:

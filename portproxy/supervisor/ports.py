@@ -165,7 +165,8 @@ class Ports:
     """Every family and port that the rules listen on, for the workers of ``crew``.
 
     ``numbers`` gives each listening socket its own. ``dropped_to`` is the user that root was dropped to, if
-    it was: ports that take a privilege cannot be bound any more.
+    it was: ports that take a privilege cannot be bound any more. ``unarranged`` are ports that may be as they
+    were before a change that broke off.
     """
 
     def __init__(self, names: ListenNames, crew: Crew) -> None:
@@ -174,6 +175,7 @@ class Ports:
         self.dropped_to: str | None = None
         self._crew = crew
         self._ports: dict[PortKey, _Port] = {}
+        self.unarranged: dict[PortKey, None] = {}
 
     @property
     def errors(self) -> dict[str, str]:
@@ -202,6 +204,7 @@ class Ports:
         listeners = None
         if any(self._ports[key].gives_way(on[key]) for key in keys):
             listeners = await in_thread(Listeners)
+        self.unarranged |= dict.fromkeys(keys)
         for first in range(0, len(keys), _AT_ONCE):
             await trio.lowlevel.checkpoint()
             with trio.CancelScope(shield=True):
@@ -212,10 +215,13 @@ class Ports:
                     for key in keys[first:]:
                         self._ports[key].fail(on[key])
                     raise
+            for key in some:
+                del self.unarranged[key]
         await self._name_holders(known_errors)
 
     async def close(self) -> None:
         """Accept what is queued, then stop listening."""
+        self.unarranged.clear()
         ports = list(self._ports.values())
         for first in range(0, len(ports), _AT_ONCE):
             await trio.lowlevel.checkpoint()

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from portproxy import config
 from portproxy.config.editor import Clear, Edit, Put, Remove
+from portproxy.wire import worker_frames
 from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
 from tests.fuzz.test_config import made_or_refused
 from tests.fuzz.test_editor import changed_or_refused
+from tests.fuzz.test_worker_frames import REPLIES
 
 SAMPLES = Path(__file__).parents[1] / "unit" / "netsh_samples"
 
@@ -30,7 +32,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _frames(data: bytes) -> None:
+def _pieces(data: bytes) -> list[bytes]:
     """The first bytes are the sizes of the pieces, up to a zero."""
     head, _, stream = data.partition(b"\0")
     chunks, sizes = [], itertools.cycle(head or b"\xff")
@@ -38,7 +40,7 @@ def _frames(data: bytes) -> None:
         size = next(sizes)
         chunks.append(stream[:size])
         stream = stream[size:]
-    checks.frames(chunks)
+    return chunks
 
 
 def _edits(data: bytes) -> None:
@@ -63,6 +65,7 @@ _REQUEST = Request(
     "change", {"": ""}, Change((Line("add", "v6tov4", {"name": "B\u00fcro"}, "line 1"),), False)
 )
 _REPLY = Reply(False, 'a "quoted"\nline \0', {"listening": 2**63 - 1, "list": [None, 1.5, {"": True}]})
+_WORKER_REPLIES = [worker_frames.encode_reply(reply) for reply in REPLIES]
 _COMMANDS = (
     "netsh\ninterface\nportproxy\nadd\nv4tov4\nlistenport=80\nconnectaddress=a.example\nprotocol=tcp",
     "set\nv6tov4\n80\n127.0.0.1\n8080\n*\nmaxconn=100\nallow=10.0.0.0/8",
@@ -77,8 +80,16 @@ _RULES = (
 )
 
 TARGETS = {
-    "frames": Target(_frames, [b"\1\3\0" + encode(_REQUEST) + encode(_REPLY), b"\xff\0\0\0\0\0\0\0\1\x2d"]),
+    "frames": Target(
+        lambda data: checks.frames(_pieces(data)),
+        [b"\1\3\0" + encode(_REQUEST) + encode(_REPLY), b"\xff\0\0\0\0\0\0\0\1\x2d"],
+    ),
     "messages": Target(checks.message, [encode(_REQUEST)[4:], encode(_REPLY)[4:]]),
+    "worker-frames": Target(
+        lambda data: checks.worker_stream(_pieces(data)),
+        [b"\1\3\0" + b"".join(map(worker_frames.frame, _WORKER_REPLIES)), b"\xff\0\0\0\1\x2c\1"],
+    ),
+    "worker-replies": Target(checks.worker_reply, _WORKER_REPLIES),
     "rules": Target(lambda data: checks.rule(_text(data)), [text.encode() for text in _RULES]),
     "commands": Target(
         lambda data: checks.command(_text(data).split("\n")), [text.encode() for text in _COMMANDS]

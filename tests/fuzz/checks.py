@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from portproxy.netsh import importer
 from portproxy.netsh.grammar import GrammarError, HelpAsked, Verb, parse_command, parse_rule, split_line
+from portproxy.wire import worker_frames
 from portproxy.wire.control_frames import Decoder, FrameError, encode, reply_untrusted, request_untrusted
 
 FRAME_LIMIT = 300
@@ -45,6 +46,41 @@ def message(payload: bytes) -> None:
         except FrameError:
             continue
         assert untrusted(encode(made)[4:]) == made
+
+
+def worker_stream(chunks: Sequence[bytes]) -> None:
+    """What a worker sends is frames of at most the limit up to a WorkerFrameError, however it is cut."""
+    cut, whole = cut_frames(chunks), cut_frames([b"".join(chunks)])
+    assert cut == whole
+    for payload, _ in cut[0]:
+        assert len(payload) <= FRAME_LIMIT
+        worker_reply(payload)
+
+
+def cut_frames(chunks: Sequence[bytes]) -> tuple[list[tuple[bytes, bool]], bool]:
+    """The frames of a stream, and whether it ended in a WorkerFrameError."""
+    reader = worker_frames.Frames(FRAME_LIMIT)
+    found: list[tuple[bytes, bool]] = []
+    for chunk in chunks:
+        reader.feed(chunk)
+        try:
+            while frame := reader.next_untrusted():
+                found.append(frame)
+        except worker_frames.WorkerFrameError:
+            return found, True
+        assert len(reader._buffer) < 5 + FRAME_LIMIT
+    return found, False
+
+
+def worker_reply(payload: bytes) -> None:
+    """A payload is a reply that encodes to itself, or a WorkerFrameError."""
+    try:
+        made = worker_frames.reply_untrusted(payload)
+    except worker_frames.WorkerFrameError:
+        return
+    encoded = worker_frames.encode_reply(made)
+    # Not the values: NaN, which is a number of seconds here, is not itself.
+    assert worker_frames.encode_reply(worker_frames.reply_untrusted(encoded)) == encoded
 
 
 def rule(text: str) -> None:

@@ -4,10 +4,14 @@ import array
 import fcntl
 import math
 import os
+import re
+import select
 import stat
+import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -282,3 +286,79 @@ async def test_an_idle_sink_never_wakes(nursery: trio.Nursery) -> None:
         assert await read(reader, 100) == line(1)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+
+
+OTHER = """
+import sys
+sys.path[:] = sys.argv[4:]
+import trio
+from portproxy.sink import LineSink
+
+fd, mark = int(sys.argv[1]), sys.argv[2].encode()
+lengths = eval(sys.argv[3])
+
+async def main():
+    sink = LineSink(fd, lambda number: mark * (lengths[number % len(lengths)] - 1) + b"\\n", shared=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sink.run)
+        for number in range(100 * len(lengths)):
+            sink.put(number)
+        while sink._queue:
+            await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+    sys.exit(sink.lost)
+
+trio.run(main)
+"""
+
+
+async def written_by_two(lengths: Sequence[int]) -> bytes:
+    """What two processes write to one pipe: a hundred lines of each length, of "a" and of "b"."""
+    with pipe() as (reader, writer):
+        processes = [
+            await trio.lowlevel.open_process(
+                [sys.executable, "-c", OTHER, str(writer), mark, repr(lengths), *sys.path], pass_fds=[writer]
+            )
+            for mark in "ab"
+        ]
+        os.close(writer)
+        data = await read(reader, 1 << 30)
+        assert [await process.wait() for process in processes] == [0, 0]
+    return data
+
+
+async def test_lines_of_processes_that_share_a_pipe_are_not_torn() -> None:
+    lengths = [100, select.PIPE_BUF, 101, 3000, select.PIPE_BUF - 1, 2000]
+    data = await written_by_two(lengths)
+    whole = [mark * (length - 1) for mark in (b"a", b"b") for length in lengths]
+    assert Counter(data.splitlines()) == dict.fromkeys(whole, 100)
+
+
+async def test_a_line_longer_than_a_pipe_takes_whole_does_not_tear_others() -> None:
+    lengths = [100, 5000, 3000, 2000]
+    data = await written_by_two(lengths)
+    for mark in ("a", "b"):
+        runs = Counter(map(len, re.findall(f"{mark}+\n".encode(), data)))
+        assert [runs[length] for length in lengths if length <= select.PIPE_BUF] == [100] * 3
+        assert data.count(mark.encode()) == 100 * (sum(lengths) - len(lengths)), "lost"
+
+
+async def test_what_waits_is_counted_until_it_is_written_or_lost(nursery: trio.Nursery) -> None:
+    waiting = [0]
+
+    def count(more: int) -> None:
+        waiting[0] += more
+
+    with pipe() as (reader, writer):
+        sink = LineSink(writer, line, count=count)
+        for number in range(QUEUE + 10):
+            sink.put(number)
+        assert waiting == [QUEUE]
+        await nursery.start(sink.run)
+        assert await read(reader, QUEUE * 100) == lines(0, QUEUE)
+        await until(lambda: waiting == [0])
+        assert sink.lost == 10
+        os.close(reader)
+        sink.put(1)
+        await until(lambda: sink.lost == 11)
+        await until(lambda: waiting == [0])
