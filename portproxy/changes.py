@@ -94,6 +94,7 @@ class Changes:
             if not dry_run:
                 for warning in changed.warnings:
                     self._log.warning(warning)
+                self._supervisor.check_room(changed.steps)
                 self.source, self._unsaved = source, False
                 await self._supervisor.reload(config, changed.steps)
                 self._log.info("reloaded", plan=changed.steps)
@@ -179,6 +180,7 @@ class Changes:
         with trio.CancelScope(shield=True):
             if self._supervisor.draining:
                 raise PortproxyError(_STOPPING)
+            self._supervisor.check_room(draft.changed.steps)
             if known and draft.edits:
                 await trio.to_thread.run_sync(partial(store.replace, known.path, new, instead_of=old))
                 source = dataclasses.replace(source, file=File(known.path, document.digest(new)))

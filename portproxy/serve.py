@@ -97,7 +97,7 @@ class _Relay:
         async for number in signals:
             if number == signal.SIGHUP:
                 self._logs.reopen()
-                await self._supervisor.reopen_logs()
+                self._supervisor.reopen_logs()
                 self._reload_asked.set()
             elif self._stop_asked.is_set():
                 self._log.warning("second signal", sessions_reset=self._supervisor.sessions)

@@ -120,6 +120,11 @@ class Supervisor:
         finally:
             self._note_errors()
 
+    def check_room(self, steps: Plan) -> None:
+        """Raises PortproxyError where there would be too many rules, and nothing may change."""
+        if self._services.lacks_room(len(steps.start)):
+            raise PortproxyError(f"there is room for {BLOCKS - 1} rules, those that drain included")
+
     async def drain(self) -> None:
         """Accept what is queued, stop listening, wait for the sessions to end, ``draintimeout`` at most.
 
@@ -151,10 +156,10 @@ class Supervisor:
             await self.crew.end(reason)
             self._lingering.cancel()
 
-    async def reopen_logs(self) -> None:
+    def reopen_logs(self) -> None:
         """Have workers in processes of their own open their log files anew; this one's are not ours."""
         if self._begun and self.crew.size > 1:
-            await self.crew.ask(wire.Reopen())
+            self._nursery.start_soon(self.crew.tell, wire.Reopen())
 
     @property
     def errors(self) -> Mapping[str, str]:
@@ -257,10 +262,9 @@ class Supervisor:
         async with self._changing:
             if self._draining:  # what has stopped listening has done so for good
                 return plan(self.config, self.config)
-            await self._names.look_up(config.active)
             steps = steps or plan(self.config, config)
-            if self._services.lacks_room(len(steps.start)):
-                raise PortproxyError(f"there is room for {BLOCKS - 1} rules, those that drain included")
+            self.check_room(steps)
+            await self._names.look_up(config.active)
             with trio.CancelScope(shield=True):
                 self._services.adopt(steps)
                 self.config = config
@@ -292,7 +296,7 @@ class Supervisor:
     async def _end_after(self, services: set[Service], seconds: float) -> None:
         await trio.sleep(seconds)
         numbers = tuple(service.number for service in services & self._services.retired)
-        await self.crew.ask(wire.End(Ended.DRAIN, numbers))
+        await self.crew.tell(wire.End(Ended.DRAIN, numbers))
 
     async def _retry(self) -> None:
         """Try again to listen for rules that failed, ever more patiently; a new failure begins anew."""
