@@ -141,7 +141,7 @@ class Processes:
         encoded, now = wire.encode_request(request), trio.current_time()
         answers = []
         for row, member in self._members.items():
-            if member.waiting_since is None or now - member.waiting_since <= ANSWER:
+            if member.waiting_since is None or now - member.waiting_since < ANSWER:
                 answers.append(member.send(encoded))
             elif now - member.waiting_since > OBEY:
                 self._give_up(row, member, now - member.waiting_since)
