@@ -10,13 +10,12 @@ from portproxy.counters import ACTIVE
 from portproxy.explain.case import ADVICE_ON_SHORTAGE, Case, bind_error, errno_name
 from portproxy.explain.explanation import Outcome, Step
 from portproxy.model import Family, IPNetwork, Rule, RuleType, literal
+from portproxy.net.listeners import UNPRIVILEGED_PORT_START
 from portproxy.reasons import Refused
 from portproxy.snapshot import RuleState
 
 _CAP_NET_BIND_SERVICE = 1 << 10
 """Its bit in /proc/self/status (capabilities(7), linux/capability.h)."""
-_UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-"""ip(7); it holds for IPv6 too."""
 _FEW_SESSIONS = 16
 """When no more than these fit into what is left of RLIMIT_NOFILE, it is time to say so."""
 
@@ -54,7 +53,7 @@ def privilege(case: Case) -> Step:
     """Whether this process may bind the rule's port (ip(7), capabilities(7))."""
     port = case.rule.listen.port
     try:
-        start, privileged = int(_UNPRIVILEGED_PORT_START.read_text()), _may_bind_any_port()
+        start, privileged = int(UNPRIVILEGED_PORT_START.read_text()), _may_bind_any_port()
     except OSError as error:
         return Step("privilege", Outcome.SKIPPED, f"{error.filename} cannot be read", errno_name(error))
     if port >= start:

@@ -24,7 +24,8 @@ PASSING = {
     errno.EPERM,
 }
 """Errors of one connection that accept(2) reports; the next one may be well."""
-_UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+"""Where the first port that needs no privilege stands (ip(7)); it holds for IPv6 too."""
 
 
 def listen(family: Family, address: str, rule: Rule) -> socket.socket:
@@ -63,7 +64,7 @@ def accept_queued(listener: socket.socket, most: int) -> Iterator[socket.socket]
 def unprivileged_port_start() -> int:
     """The first port that needs no privilege to be bound, in IPv6 too (ip(7), ip_unprivileged_port_start)."""
     try:
-        return int(_UNPRIVILEGED_PORT_START.read_text())
+        return int(UNPRIVILEGED_PORT_START.read_text())
     except OSError:
         return socket.IPPORT_RESERVED
 
