@@ -272,8 +272,7 @@ class Supervisor:
             services = self._services.running
             keys = tuple(self._ports.unarranged | dict.fromkeys(steps.ports))
             await self._ports.arrange(keys, config.active, services, self._errors)
-            with trio.CancelScope(shield=True):
-                await self._retire(config.server.draintimeout)
+            await self._retire(config.server.draintimeout)
             return steps
 
     async def _tell_rules(self, steps: Plan) -> None:
@@ -289,7 +288,8 @@ class Supervisor:
         """Let the sessions of rules that are gone end by themselves, ``within`` seconds at most."""
         leaving = self._services.leaving
         if leaving:
-            await self.crew.tell(wire.Retire(tuple(service.number for service in leaving)))
+            with trio.CancelScope(shield=True):
+                await self.crew.tell(wire.Retire(tuple(service.number for service in leaving)))
             if busy := self._services.retire():
                 self._nursery.start_soon(self._end_after, busy, within)
 
