@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import trio
@@ -177,7 +178,7 @@ async def _connect(rule: Rule, address: str, share: float) -> Step:
 
 async def _connected(rule: Rule, address: str, share: float) -> None:
     """Connect as a session of ``rule`` does, within ``share`` seconds, and close. Raises OSError."""
-    with begin_connect(address, rule) as sock:
+    with closing(begin_connect(address, rule)) as sock:
         code = errno.ETIMEDOUT
         with trio.move_on_after(share):
             await trio.lowlevel.wait_writable(sock)

@@ -13,15 +13,15 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 """From linux/in.h: the local port is chosen at connect(2), so it is unique per destination only."""
 
 
-def begin_connect(address: str, rule: Rule) -> socket.socket:
+def begin_connect(address: str, rule: Rule) -> socket.SocketType:
     """A socket whose connection to the literal ``address`` and the rule's connect port is under way.
 
     Raises OSError when it cannot even begin: no descriptor, no route, ``connectsource`` unusable.
     """
     family = rule.type.connect_family
-    sock = socket.socket(family.af, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = socket.SocketType(family.af, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        set_options(sock, rule)
+        set_options(sock, rule, new=True)
         if rule.connectsource is not None:
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind(sockaddr(rule.connectsource, 0))
@@ -34,7 +34,7 @@ def begin_connect(address: str, rule: Rule) -> socket.socket:
     return sock
 
 
-def connected_to_itself(sock: socket.socket, port: int) -> bool:
+def connected_to_itself(sock: socket.SocketType, port: int) -> bool:
     """Whether the kernel joined ``sock`` to itself (RFC 9293, 3.5, simultaneous open).
 
     It does so on one host when nobody listens on ``port`` and ``port`` is also picked as the local

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from portproxy.model import Family, Rule
-from portproxy.net.tcp import endpoint_text, set_options
+from portproxy.net.tcp import SockAddr, endpoint_text, set_options
 
 PASSING = {
     errno.ECONNABORTED,
@@ -49,6 +49,15 @@ def listen(family: Family, address: str, rule: Rule) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def accept(listener: socket.socket) -> tuple[socket.SocketType, SockAddr]:
+    """The next connection queued on ``listener``, non-blocking, and where it comes from. Raises OSError."""
+    # socket.accept would make a socket.socket: three times the work, for each session twice.
+    fd, sockaddr = listener._accept()  # type: ignore[attr-defined]
+    sock = socket.SocketType(-1, socket.SOCK_STREAM, 0, fd)
+    sock.setblocking(False)
+    return sock, sockaddr
 
 
 def accept_queued(listener: socket.socket, most: int) -> Iterator[socket.socket]:

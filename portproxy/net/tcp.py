@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 from typing import Any
 
@@ -13,21 +14,36 @@ _KEEPALIVE_PROBES = 6
 gone is noticed within twice ``keepalive``."""
 
 
-def set_options(sock: socket.socket, rule: Rule) -> None:
+def set_options(sock: socket.SocketType, rule: Rule, *, new: bool = False) -> None:
     """Give ``sock`` the rule's options; a listener hands them down to what it accepts (tcp(7)).
 
     Urgent data stays in the stream (SO_OOBINLINE): a relay that read it out of band would lose it.
+    A ``new`` socket is told only what is not so by itself.
     """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, rule.nodelay)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, rule.keepalive is not None)
-    if rule.keepalive is not None:
-        idle = max(1, round(rule.keepalive))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // _KEEPALIVE_PROBES))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-    milliseconds = 0 if rule.usertimeout is None else max(1, round(rule.usertimeout * 1000))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    for level, option, value in _options(rule.nodelay, rule.keepalive, rule.usertimeout):
+        if value or not new:
+            sock.setsockopt(level, option, value)
+
+
+@functools.lru_cache
+def _options(
+    nodelay: bool, keepalive: float | None, usertimeout: float | None
+) -> tuple[tuple[int, int, int], ...]:
+    """Levels, options and values; 0 is what a socket begins with."""
+    options = [
+        (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, int(nodelay)),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive is not None)),
+    ]
+    if keepalive is not None:
+        idle = max(1, round(keepalive))
+        options += [
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // _KEEPALIVE_PROBES)),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        ]
+    milliseconds = 0 if usertimeout is None else max(1, round(usertimeout * 1000))
+    return (*options, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
 
 
 def same_options(a: Rule, b: Rule) -> bool:

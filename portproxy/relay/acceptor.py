@@ -9,7 +9,7 @@ import trio
 from portproxy.dataplane.engine import Engine
 from portproxy.dataplane.wheel import NOWHERE
 from portproxy.model import Family
-from portproxy.net.listeners import PASSING
+from portproxy.net.listeners import PASSING, accept
 from portproxy.net.tcp import AddressKey, address_key, same_options, set_options
 from portproxy.reconcile import PortKey
 from portproxy.relay.instance import Instance
@@ -116,7 +116,7 @@ class Acceptor:
     def _accept_one(self) -> bool:
         """Accept one connection; False when there is none, or none can be taken now."""
         try:
-            sock, sockaddr = self._sock.accept()
+            sock, sockaddr = accept(self._sock)
         except BlockingIOError:
             self._shortage.end()
             return False
@@ -126,12 +126,11 @@ class Acceptor:
             self._shortage.begin(error)
             self._engine.schedule(self, self._shortage.until)
             return False
-        sock.setblocking(False)
         instance = self._instance_for(sock)
         instance.admit(sock, sockaddr, set_tcp_options=not same_options(instance.rule, self._options))
         return True
 
-    def _instance_for(self, sock: socket.socket) -> Instance:
+    def _instance_for(self, sock: socket.SocketType) -> Instance:
         if not self.specific:
             return self.default
         return self.serving(address_key(sock.getsockname()))

@@ -232,7 +232,7 @@ async def test_connecttimeout_holds_for_all_addresses_together() -> None:
         dialled: list[tuple[str, float]] = []
         deadlines: list[float] = []
 
-        def dial_slowly(address: str, rule: Rule) -> socket.socket:
+        def dial_slowly(address: str, rule: Rule) -> socket.SocketType:
             nonlocal now
             dialled.append((address, now))
             now += 1.0  # whatever the share was, it is used up
@@ -380,7 +380,7 @@ async def test_options_are_on_both_sockets() -> None:
                         assert options(leg.sock) == expected
 
 
-def options(sock: socket.socket) -> tuple[int | None, ...]:
+def options(sock: socket.SocketType) -> tuple[int | None, ...]:
     """SO_KEEPALIVE and its three times, TCP_USER_TIMEOUT in ms, TCP_NODELAY."""
 
     def get(option: int) -> int:

@@ -311,7 +311,7 @@ async def test_an_upstream_that_resets_at_once(monkeypatch: pytest.MonkeyPatch) 
     with socket.create_server(("127.0.0.1", 0)) as service:
         rule = make_rule(f"127.0.0.1:{service.getsockname()[1]}")
 
-        def accepted_and_reset(address: str, rule: Rule) -> socket.socket:
+        def accepted_and_reset(address: str, rule: Rule) -> socket.SocketType:
             sock = begin_connect(address, rule)
             with service.accept()[0] as server:
                 reset(server)

@@ -147,7 +147,7 @@ async def test_an_upstream_that_accepts_and_resets_at_once(
                     far.send(b"answer")
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-        def dial_there(address: str, rule: Rule) -> socket.socket:
+        def dial_there(address: str, rule: Rule) -> socket.SocketType:
             sock = begin_connect(address, rule)
             if soon and address == "127.0.0.3":
                 accept_and_reset(number)
@@ -255,8 +255,8 @@ class Turns(trio.abc.Instrument):
         self._turn = relay.worker.engine.turn
         relay.worker.engine.turn = self._counted  # type: ignore[method-assign]
 
-    def _counted(self) -> bool:
-        worked = self._turn()
+    def _counted(self, wait: float = 0.0) -> bool:
+        worked = self._turn(wait)
         self.now += worked
         return worked
 
@@ -288,5 +288,5 @@ async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.M
             trio.lowlevel.remove_instrument(turns)
         nursery.cancel_scope.cancel()
     # trio wakes the sleepers that are due each time it looks, so this is how many turns one can be late by.
-    assert 1 <= turns.most <= 8
+    assert 1 <= turns.most <= loop._BURST_TURNS
     assert relay.metric("portproxy_bytes_total", rule="rule", direction="up") > 64 * clients

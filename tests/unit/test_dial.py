@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ def rule_to(port: int, type: RuleType = RuleType.V4TOV4) -> Rule:
     return Rule(type, Endpoint("*", 1), Endpoint("*", port), "rule")
 
 
-def outcome(sock: socket.socket) -> int:
+def outcome(sock: socket.SocketType) -> int:
     """SO_ERROR once the connection is there or has failed."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
@@ -29,7 +30,7 @@ def outcome(sock: socket.socket) -> int:
 def test_a_connection_is_under_way(address: str, type: RuleType) -> None:
     with socket.create_server((address, 0), family=type.connect_family.af) as server:
         rule = replace(rule_to(server.getsockname()[1], type), connectsource=address, usertimeout=1.0)
-        with begin_connect(address, rule) as sock:
+        with closing(begin_connect(address, rule)) as sock:
             assert outcome(sock) == 0
             assert not sock.getblocking()
             assert sock.getpeername() == server.getsockname()
@@ -40,7 +41,7 @@ def test_a_connection_is_under_way(address: str, type: RuleType) -> None:
 def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with begin_connect("127.0.0.1", rule_to(taken.getsockname()[1])) as sock:
+        with closing(begin_connect("127.0.0.1", rule_to(taken.getsockname()[1]))) as sock:
             assert outcome(sock) == errno.ECONNREFUSED
 
 
