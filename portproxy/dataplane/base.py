@@ -19,10 +19,10 @@ from typing import NamedTuple
 from portproxy.reasons import Ended
 
 TURN_BYTES = 1 << 18
-"""What one leg may move before the others get their turn."""
+"""What one leg may move before the others get their turn; by splice as much as its pipe is asked to hold."""
 
 BUFFER_BYTES = 1 << 16
-"""The shared buffer: small messages pass through it, a read that fills it calls for splice."""
+"""What ``copy`` reads at once: a read that comes back full calls for splice."""
 
 EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 

@@ -6,23 +6,23 @@ import socket
 import time
 from collections.abc import Callable, Set
 
-from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Outcome
+from portproxy.dataplane.base import TURN_BYTES, Outcome
 from portproxy.dataplane.leg import Leg, LegOwner
 from portproxy.dataplane.loop import Loop
 from portproxy.dataplane.pipes import PipePool
 from portproxy.dataplane.transfer import Transfer
+from portproxy.dataplane.wheel import Timed
 from portproxy.model import DataPlaneChoice, Limits
 
 
 class Engine(Loop):
-    """A loop whose sockets are legs of transfers, which share a buffer and pools of pipes."""
+    """A loop whose sockets are legs of transfers, which share pools of pipes."""
 
     def __init__(self, on_fault: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(on_fault, clock)
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._pools: dict[int, PipePool] = {}
 
-    def leg(self, sock: socket.socket, owner: LegOwner) -> Leg:
+    def leg(self, sock: socket.SocketType, owner: LegOwner) -> Leg:
         """Make a leg of a connected socket, or of one whose connect(2) is under way, and watch it."""
         leg = Leg(sock, owner)
         self.watch(leg.fd, leg)
@@ -38,16 +38,20 @@ class Engine(Loop):
         *,
         dataplane: DataPlaneChoice = DataPlaneChoice.AUTO,
         pipesize: int = TURN_BYTES,
+        after: Timed | None = None,
     ) -> Transfer:
         """Relay between client ``a`` and upstream ``b`` until both directions have ended.
 
         ``prefix`` is what the client has sent already and goes first. ``limits`` gives the times;
         ``pipesize`` is in bytes. ``on_end`` is called once, possibly before this returns; both sockets
-        are closed then, or about to be.
+        are closed then, or about to be. The transfer takes the place in the wheel of ``after``, who kept
+        time until now.
         """
         self.now = self.clock()
         transfer = Transfer(self, a, b, limits, on_end)
-        transfer.begin(dataplane, self._pool(pipesize), self._buffer, prefix)
+        if after is not None:
+            self.wheel.hand_over(after, transfer)
+        transfer.begin(dataplane, self._pool(pipesize), prefix)
         return transfer
 
     def free_descriptors(self) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol
 from portproxy.dataplane.base import Ledger, Progress
 from portproxy.dataplane.pipes import Pipe, PipePool
 
+_ERROR = select.EPOLLERR
+_OUTPUT = select.EPOLLOUT
 _INPUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 _READ_ON = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 
@@ -40,6 +42,25 @@ class LegOwner(Protocol):
         """The leg's turn has come again."""
 
 
+class _Nobody:
+    """Who owns a leg whose session has ended: a turn may still be queued for it."""
+
+    def on_ready(self, leg: Leg) -> None:
+        pass
+
+    def on_error(self, leg: Leg) -> None:
+        pass
+
+    def on_fault(self) -> None:
+        pass
+
+    def turn(self, leg: Leg) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Leg:
     """One socket of a session, and the bytes on their way from it to its peer.
 
@@ -48,6 +69,7 @@ class Leg:
 
     __slots__ = (
         "accepted",
+        "bulk",
         "delivered",
         "ended",
         "fd",
@@ -73,7 +95,7 @@ class Leg:
     mover: Mover
     pool: PipePool
 
-    def __init__(self, sock: socket.socket, owner: LegOwner) -> None:
+    def __init__(self, sock: socket.SocketType, owner: LegOwner) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.owner = owner
@@ -84,21 +106,22 @@ class Leg:
         self.ended = False
         self.spliced = False
         self.may_splice = True
+        self.bulk = False  # an edge does not bring its turn, but a place in the queue
         self.small_by_copy = False  # messages smaller than the buffer go back to copy
         self.refused = False
         self.pipe: Pipe | None = None
-        self.held: bytes | memoryview = b""
+        self.held = b""
         self.pending = 0
         self.accepted = 0
         self.delivered = 0
 
     def on_events(self, mask: int) -> None:
         """Take one edge from epoll(7)."""
-        if mask & select.EPOLLERR:
+        if mask & _ERROR:
             # Before any end of stream: after the peer's FIN a reset shows as nothing else.
             self.owner.on_error(self)
             return
-        if mask & select.EPOLLOUT:
+        if mask & _OUTPUT:
             self.writable = True
         if mask & _INPUT:
             self.readable = True
@@ -110,6 +133,11 @@ class Leg:
 
     def on_fault(self) -> None:
         self.owner.on_fault()
+
+    def disown(self) -> None:
+        """Its session has ended, and leaves no reference cycle: the memory is free at once, without anybody
+        looking for it."""
+        self.owner = _NOBODY
 
     def refuse_splice(self) -> None:
         """Note that the kernel refused splice or its pipe: copy serves this leg from here on."""
@@ -142,11 +170,10 @@ class Leg:
         self.readable = False
 
 
-Mover = Callable[[Leg, memoryview], Progress]
-"""Moves what it can, a turn's bytes at most, from a leg to its peer; the buffer is shared by all.
-Raises LegError."""
+Mover = Callable[[Leg], Progress]
+"""Moves what it can, a turn's bytes at most, from a leg to its peer. Raises LegError."""
 
 
-def pending_error(sock: socket.socket) -> int:
+def pending_error(sock: socket.SocketType) -> int:
     """SO_ERROR: the socket's pending errno, which this consumes (socket(7))."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -6,7 +6,7 @@ import errno
 import os
 
 from portproxy.dataplane import copy
-from portproxy.dataplane.base import BUFFER_BYTES, TURN_BYTES, Progress
+from portproxy.dataplane.base import BUFFER_BYTES, Progress
 from portproxy.dataplane.leg import Leg, LegError
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -15,20 +15,20 @@ _REFUSED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EP
 forbids it (seccomp(2)); the stream itself is whole."""
 
 
-def move(leg: Leg, buffer: memoryview) -> Progress:
+def move(leg: Leg) -> Progress:
     """A ``Mover``: no byte enters this process, but for what a ``copy`` before it has left held.
 
     The pipe is filled only when empty, so a fill that finds nothing is an empty socket, never a full
     pipe. A fill of 0 bytes is left to ``copy`` to judge: before urgent data the kernel says 0 where
     the stream has not ended.
     """
-    moved = 0
+    moved, budget = 0, leg.pool.size
     while not leg.pending or (copy.drain(leg) if leg.held else _drain(leg)):
         if not leg.readable:
             leg.release_pipe()
             small = leg.small_by_copy and moved < BUFFER_BYTES
             return Progress.TO_COPY if small else Progress.WAIT
-        if moved >= TURN_BYTES:
+        if moved >= budget:
             return Progress.TURN_OVER
         pipe = leg.pipe = leg.pipe or leg.pool.take()
         if not pipe:
@@ -36,7 +36,7 @@ def move(leg: Leg, buffer: memoryview) -> Progress:
         if not pipe or not leg.may_splice:
             return Progress.TO_COPY
         try:
-            count = os.splice(leg.fd, pipe.writer, min(pipe.capacity, TURN_BYTES - moved), flags=_FLAGS)
+            count = os.splice(leg.fd, pipe.writer, min(pipe.capacity, budget - moved), flags=_FLAGS)
         except BlockingIOError:
             leg.readable = False
             continue

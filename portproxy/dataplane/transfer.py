@@ -20,9 +20,10 @@ from portproxy.reasons import Ended
 RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
 """What a socket answers whose peer has reset the connection (tcp(7))."""
 _LINGER_0 = struct.pack("ii", 1, 0)
+_WAIT = Progress.WAIT
 
 
-def reset(sock: socket.socket) -> None:
+def reset(sock: socket.SocketType) -> None:
     """Make the coming close(2) of ``sock`` send RST instead of FIN (socket(7), SO_LINGER)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
 
@@ -35,7 +36,6 @@ class Transfer:
 
     __slots__ = (
         "_began",
-        "_buffer",
         "_limits",
         "_loop",
         "_on_end",
@@ -58,9 +58,8 @@ class Transfer:
         self.up = up
         self.down = down
 
-    def begin(self, choice: DataPlaneChoice, pool: PipePool, buffer: memoryview, prefix: bytes) -> None:
+    def begin(self, choice: DataPlaneChoice, pool: PipePool, prefix: bytes) -> None:
         """Join the legs and move what is already there; ``prefix`` goes to the upstream first."""
-        self._buffer = buffer
         for leg, peer in ((self.up, self.down), (self.down, self.up)):
             leg.owner = self
             leg.peer = peer
@@ -83,11 +82,14 @@ class Transfer:
     # What the engine calls.
 
     def on_ready(self, leg: Leg) -> None:
-        """Move what the new edge on ``leg`` allows, in both directions."""
-        if leg.readable:
-            self.turn(leg)
+        """Move what the new edge on ``leg`` allows, in both directions; bulk waits for its turn."""
         if leg.writable and leg.peer.pending:
             self.turn(leg.peer)
+        if leg.readable:
+            if not leg.bulk:
+                self.turn(leg)
+            elif not leg.queued:
+                self._loop.again(leg)
 
     def turn(self, leg: Leg) -> None:
         """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
@@ -95,19 +97,21 @@ class Transfer:
             return
         self.active_at = self._loop.now
         try:
-            progress = leg.mover(leg, self._buffer)
+            progress = leg.mover(leg)
         except LegError as failure:
             self.fail(failure.leg, failure.code)
             return
-        if progress is Progress.WAIT:
+        if progress is _WAIT:
             if leg.ended:
                 self._leg_ended(leg)
             return
         if progress is Progress.TO_SPLICE:
             leg.mover = splice.move
+            leg.bulk = leg.small_by_copy
         elif progress is Progress.TO_COPY:
             leg.release_pipe()
             leg.mover = copy.move
+            leg.bulk = False
         self._loop.again(leg)
 
     def on_error(self, leg: Leg) -> None:
@@ -148,6 +152,9 @@ class Transfer:
             loop.close(leg)
         fallbacks = up.refused + down.refused
         self._on_end(Outcome(up.ledger, down.ledger, reason, self.dataplane, fallbacks, error))
+        up.disown()
+        down.disown()
+        del up.peer, down.peer, self._on_end
 
     def fail(self, leg: Leg, code: int) -> None:
         """End the session because the socket of ``leg`` failed with errno ``code``."""
@@ -170,19 +177,20 @@ class Transfer:
 
     def _deadline(self) -> tuple[Ended, float]:
         """The limit that will be reached first if nothing moves, and when."""
-        limits, half_closed = self._limits, self.up.ended or self.down.ended
-        candidates = (
-            (limits.idletimeout, self.active_at, Ended.IDLE),
-            (limits.halfclosetimeout if half_closed else None, self.active_at, Ended.HALFCLOSE),
-            (limits.maxlifetime, self._began, Ended.LIFETIME),
-        )
-        reason, deadline = Ended.LIFETIME, math.inf
-        for limit, since, name in candidates:
-            if limit is not None and since + limit < deadline:
-                reason, deadline = name, since + limit
+        limits = self._limits
+        reason, deadline = Ended.IDLE, math.inf
+        if limits.idletimeout is not None:
+            deadline = self.active_at + limits.idletimeout
+        if limits.halfclosetimeout is not None and (self.up.ended or self.down.ended):
+            half_closed = self.active_at + limits.halfclosetimeout
+            if half_closed < deadline:
+                reason, deadline = Ended.HALFCLOSE, half_closed
+        if limits.maxlifetime is not None and self._began + limits.maxlifetime < deadline:
+            reason, deadline = Ended.LIFETIME, self._began + limits.maxlifetime
         return reason, deadline
 
     def _schedule(self) -> None:
+        """Come up by the deadline: where that is earlier already, it stays, and looks again then."""
         deadline = self._deadline()[1]
-        if deadline < math.inf:
+        if deadline < math.inf and not NOWHERE < self.bucket <= deadline:
             self._loop.schedule(self, deadline)

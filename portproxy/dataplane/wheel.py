@@ -42,7 +42,8 @@ class Wheel:
 
     def schedule(self, item: Timed, deadline: float, now: float) -> None:
         """Put ``item`` where it will come up soon after ``deadline``, wherever it was before."""
-        grain = max(FINEST, 2.0 ** math.floor(math.log2(max(deadline - now, FINEST) / _FRACTION)))
+        _, exponent = math.frexp(max(deadline - now, FINEST) / _FRACTION)
+        grain = max(FINEST, math.ldexp(0.5, exponent))
         key = (math.floor(deadline / grain) + 1) * grain
         if key == item.bucket:
             return
@@ -59,6 +60,14 @@ class Wheel:
         if item.bucket != NOWHERE:
             self._buckets[item.bucket].discard(item)
             item.bucket = NOWHERE
+
+    def hand_over(self, item: Timed, heir: Timed) -> None:
+        """Put ``heir`` in the place of ``item``, if that has one: it comes up when ``item`` would have."""
+        if item.bucket != NOWHERE:
+            bucket = self._buckets[item.bucket]
+            bucket.discard(item)
+            bucket.add(heir)
+            heir.bucket, item.bucket = item.bucket, NOWHERE
 
     def next_deadline(self) -> float:
         """When to call ``expired`` next; infinity when there is nothing to wait for."""

@@ -92,7 +92,7 @@ class Instance:
 
     # A connection's way through.
 
-    def admit(self, sock: socket.socket, sockaddr: SockAddr, *, set_tcp_options: bool) -> None:
+    def admit(self, sock: socket.SocketType, sockaddr: SockAddr, *, set_tcp_options: bool) -> None:
         """Take over an accepted socket: begin a session, or reset it with a counted reason."""
         rule, block = self.rule, self.block
         peer = (normalised(sockaddr), sockaddr[1])
@@ -174,14 +174,20 @@ class Instance:
     def count(self, session: Session, up: Ledger, down: Ledger) -> None:
         """Count what a session has moved since it was counted last."""
         block, (up_then, down_then) = self.block, session.counted
-        for offset in range(3):
-            block[counters.UP + offset] += up[offset] - up_then[offset]
-            block[counters.DOWN + offset] += down[offset] - down_then[offset]
+        for first, (accepted, delivered, discarded), then in (
+            (counters.UP, up, up_then),
+            (counters.DOWN, down, down_then),
+        ):
+            block[first] += accepted - then.accepted
+            block[first + 1] += delivered - then.delivered
+            block[first + 2] += discarded - then.discarded
         session.counted = (up, down)
 
     # What is noted.
 
-    def _refuse(self, sock: socket.socket, peer: tuple[str, int], refusal: Refused | ConnectFailed) -> None:
+    def _refuse(
+        self, sock: socket.SocketType, peer: tuple[str, int], refusal: Refused | ConnectFailed
+    ) -> None:
         kind = counters.REFUSED if isinstance(refusal, Refused) else counters.CONNECT_FAILED
         self.block[kind + refusal.slot] += 1
         if self._around.report:
@@ -228,6 +234,6 @@ def _error_text(error: int | str) -> str:
     return f"{errno.errorcode.get(error, error)}: {os.strerror(error)}"
 
 
-def _local_endpoint(sock: socket.socket) -> str:
+def _local_endpoint(sock: socket.SocketType) -> str:
     sockaddr = sock.getsockname()
     return endpoint_text(normalised(sockaddr), sockaddr[1])

@@ -85,7 +85,9 @@ class Session:
         "transfer",
     )
 
-    def __init__(self, instance: Running, number: int, sock: socket.socket, peer: tuple[str, int]) -> None:
+    def __init__(
+        self, instance: Running, number: int, sock: socket.SocketType, peer: tuple[str, int]
+    ) -> None:
         self.instance = instance
         self.number = number
         self.rule = instance.rule  # the values that held when it began hold for its whole life
@@ -97,7 +99,7 @@ class Session:
         self.counted = _NOTHING_COUNTED
         self.client = instance.engine.leg(sock, self)
         self._upstream: Leg | None = None
-        self._addresses: list[str] = []
+        self._addresses: tuple[str, ...] = ()
         self._address = ""
         self._error = 0
         self._over = False  # gave up before it was connected
@@ -177,10 +179,9 @@ class Session:
             self._dial_each(addresses)
 
     def _dial_each(self, addresses: tuple[str, ...]) -> None:
-        usable = [address for address in addresses if not self.instance.leads_back(address, self.rule)]
-        if usable:
-            usable.reverse()
-            self._addresses = usable
+        leads_back, rule = self.instance.leads_back, self.rule
+        self._addresses = tuple([address for address in addresses if not leads_back(address, rule)])
+        if self._addresses:
             self._dial_next()
         else:
             self._give_up(ConnectFailed.LOOP)
@@ -196,7 +197,7 @@ class Session:
                 self._error = errno.ETIMEDOUT
                 break
             share = (self._deadline - now) / len(self._addresses)
-            self._address = self._addresses.pop()
+            self._address, self._addresses = self._addresses[0], self._addresses[1:]
             try:
                 self._upstream = self._begin_connect()
             except OSError as error:
@@ -238,6 +239,7 @@ class Session:
         if self._upstream:
             # By RST: TIME_WAIT after a connection to itself would keep the real upstream from binding.
             reset(self._upstream.sock)
+            self._upstream.disown()
             self.instance.engine.close(self._upstream)
             self._upstream = None
 
@@ -287,7 +289,6 @@ class Session:
 
     def _connected(self, upstream: Leg) -> None:
         engine = self.instance.engine
-        engine.wheel.cancel(self)
         self.connect_seconds = engine.clock() - self.accepted_at
         self.instance.connected(self.connect_seconds)
         rule = self.rule
@@ -299,6 +300,7 @@ class Session:
             self._finished,
             dataplane=rule.dataplane,
             pipesize=rule.pipesize,
+            after=self,
         )
 
     def _finished(self, outcome: Outcome) -> None:
@@ -312,5 +314,6 @@ class Session:
         engine.wheel.cancel(self)
         self._drop_upstream()
         reset(self.client.sock)
+        self.client.disown()
         engine.close(self.client)
         self.instance.failed(self, reason, why or self._error)

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from portproxy.dataplane import copy
 from portproxy.dataplane.base import Outcome, Progress
 from portproxy.dataplane.leg import Leg
 from portproxy.dataplane.wheel import NOWHERE
@@ -108,7 +109,7 @@ async def test_no_event_reaches_what_is_no_longer_watched(rig: Rig) -> None:
 # Faults.
 
 
-def broken(leg: Leg, buffer: memoryview) -> Progress:
+def broken(leg: Leg) -> Progress:
     raise ZeroDivisionError
 
 
@@ -120,15 +121,17 @@ def take_faults(rig: Rig) -> str:
 
 
 async def test_a_fault_in_an_event_ends_its_session_only(
-    rig: Rig, dataplane: DataPlaneChoice, side: str
+    rig: Rig, dataplane: DataPlaneChoice, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty, sound = rig.start(dataplane), rig.start(dataplane)
     await check_alive(rig, faulty)
+    monkeypatch.setattr(copy, "move", broken)  # bulk waits for a turn
     faulty.leg(side).mover = broken
     await rig.send(faulty.end(side), b"the last")
     await rig.until(lambda: faulty.ended)
     assert faulty.outcome.reason is Ended.INTERNAL
     assert "an event: Traceback" in take_faults(rig)
+    monkeypatch.undo()
     await rig.receive_reset(faulty.other(side))
     await check_alive(rig, sound)
 

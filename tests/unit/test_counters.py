@@ -60,6 +60,7 @@ class Life:
         up_then, down_then = self.counted
         for offset in range(3):
             yield counters.UP + offset, self.up[offset] - up_then[offset]
+        for offset in range(3):
             yield counters.DOWN + offset, self.down[offset] - down_then[offset]
         self.counted = (self.up, self.down)
 

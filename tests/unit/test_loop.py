@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from portproxy.dataplane import loop
+from portproxy.dataplane.leg import Leg
 from portproxy.dataplane.loop import Loop
 
 
@@ -59,9 +63,9 @@ def test_a_burst_ends_after_8_turns_or_2_ms(work: Work, turns: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0])
-def test_a_burst_gives_up_after_20_polls_that_find_nothing(work: Work) -> None:
+def test_a_burst_gives_up_after_20_polls_that_find_nothing_and_one_that_waits(work: Work) -> None:
     assert not work.loop._burst()
-    assert work.loop.turns == 20
+    assert work.loop.turns == 20 + 1
 
 
 @pytest.mark.parametrize("seconds", [0.0])
@@ -70,11 +74,53 @@ def test_polls_that_find_nothing_are_counted_anew_after_one_that_does(
 ) -> None:
     turn = work.loop.turn
 
-    def turn_with_work_at_the_tenth() -> bool:
+    def turn_with_work_at_the_tenth(wait: float = 0.0) -> bool:
         if work.loop.turns == 9:
             work.give(1)
-        return turn()
+        return turn(wait)
 
     monkeypatch.setattr(work.loop, "turn", turn_with_work_at_the_tenth)
     assert not work.loop._burst()
-    assert work.loop.turns == 10 + 20
+    assert work.loop.turns == 10 + 20 + 1
+
+
+class Pipeful:
+    """A session's leg in bulk: it has a turn in the queue whenever it is asked."""
+
+    queued = False
+
+    def __init__(self, loop: Loop) -> None:
+        self.owner = self
+        self._loop = loop
+        self.turns = 0
+
+    def turn(self, leg: Leg) -> None:
+        self.turns += 1
+
+
+@pytest.mark.parametrize("seconds", [0.0])
+def test_it_rests_beside_bulk_alone(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        work.now += seconds
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=rest))
+    bulk = Pipeful(work.loop)
+
+    def bulk_turn() -> bool:
+        work.loop.again(cast(Leg, bulk))
+        return work.loop._burst()
+
+    assert not bulk_turn()
+    assert (bulk.turns, rests) == (1, [0.0005])
+    # Parked, it does not rest before what comes next; and a small message just now is a reason not to either.
+    assert not work.loop._burst()
+    work.give(1)
+    assert not work.loop._burst()
+    assert not bulk_turn()
+    assert (bulk.turns, rests) == (2, [0.0005])
+    work.now += 0.011
+    assert not bulk_turn()
+    assert (bulk.turns, rests) == (3, [0.0005] * 2)
