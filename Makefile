@@ -11,6 +11,9 @@ export PYTHON ?= python3
 # What the tests call, as command:Debian-package.
 TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base systemd-analyze:systemd \
          unshare:util-linux nsenter:util-linux setpriv:util-linux mount:mount
+# What the benchmark measures with, and the relays that it measures beside ours, likewise.
+LOAD := iperf3:iperf3 wrk:wrk sockperf:sockperf nginx:libnginx-mod-stream
+PEERS := haproxy:haproxy socat:socat 6tunnel:6tunnel rinetd:rinetd systemd-socket-activate:systemd
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin
@@ -23,7 +26,7 @@ ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null))
 .PHONY: $(READY)
 endif
 
-.PHONY: help run test fuzz tools clean
+.PHONY: help run test bench fuzz tools peers clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -31,12 +34,16 @@ help: ## List the targets.
 run: $(READY) ## Show the relay at work: an IPv4-only service, reached over IPv6.
 	@$(BIN)/portproxy demo
 
-test: $(READY) tools ## Run linters, types and all tests, these on the installed wheel.
+test: $(READY) tools peers ## Run linters, types and all tests, these on the installed wheel.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	tests/tools/setup wheel $(WHEEL)
 	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest --numprocesses 2 --dist worksteal
+
+bench: $(READY) peers ## Measure speed beside HAProxy, nginx and others, into benchmarks/results.
+	@tests/tools/setup tools $(LOAD)
+	$(BIN)/python -m benchmarks
 
 # Longer than a test may take, and not the same examples every time.
 fuzz: $(READY) ## Run the fuzz targets long.
@@ -52,4 +59,8 @@ $(READY): pyproject.toml tests/constraints.txt tests/tools/setup
 	@tests/tools/setup venv $@
 
 tools:
-	@tests/tools/setup tools $(TOOLS)
+	@tests/tools/setup tools $(TOOLS) $(LOAD)
+
+# A peer that cannot be had is left out of the benchmark, which says so.
+peers:
+	-@tests/tools/setup tools $(PEERS)

@@ -42,8 +42,12 @@ _METRICS = {
 }
 
 
-# Below the range that the kernel takes local ports from: no client of ours can be sitting on it.
-_ports = itertools.cycle(range(10000 + os.getpid() % 200 * 100, 32000))
+# Below the range that the kernel takes local ports from: no client of ours can be sitting on it. Below those
+# of the benchmark too; and each of the processes that test side by side has its own part.
+_PART = 9600 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_FIRST = 10_200 + _PART * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_START = os.getpid() % 96 * 100 % _PART
+_ports = itertools.cycle([*range(_FIRST + _START, _FIRST + _PART), *range(_FIRST, _FIRST + _START)])
 
 
 def free_port() -> int:

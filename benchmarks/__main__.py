@@ -1,0 +1,149 @@
+"""Measure the relay and its peers in one run: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import plots, report
+from benchmarks.figures import Figures
+from benchmarks.machine import machine
+from benchmarks.measures import bulk, connections, growth, isolation, messages, rest, start
+from benchmarks.pinning import Pinning, pinning
+from benchmarks.relays import PEERS, Place, Relay, ours
+from benchmarks.run import Run
+from benchmarks.targets import OURS, findings
+
+GROUPS: dict[str, Callable[[Run], Iterator[str]]] = {
+    "bulk": bulk.measure,
+    "messages": messages.measure,
+    "connections": connections.measure,
+    "rest": rest.measure,
+    "start": start.measure,
+    "isolation": isolation.measure,
+    "growth": growth.measure,
+}
+"""One round of each group of measures; it yields a line before each step."""
+
+TOOLS = ("iperf3", "wrk", "sockperf", "nginx")
+"""Services and clients, without which there is nothing to measure."""
+PACKAGES = ("portproxy", "trio")
+HERE = Path(__file__).parent
+_SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    made.add_argument("--quick", action="store_true", help="one short round: whether it works at all")
+    made.add_argument("--rounds", type=int, help="how often everything is measured (5, or 1 with --quick)")
+    made.add_argument("--seconds", type=float, help="length of a timed step (3, or 0.3 with --quick)")
+    made.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
+    made.add_argument("--no-pinning", action="store_true", help="leave the choice of CPUs to the kernel")
+    made.add_argument("--results", type=Path, default=HERE / "results", help="where the files go")
+    return made
+
+
+def described(relay: Relay, pinned: Pinning) -> dict[str, str]:
+    """A relay's version, and its configuration, in a place like those that it is measured in."""
+    place = Place(Path("/tmp/benchmark"), ("::1", 8080), ("127.0.0.1", 8000), pinned.relay)
+    command = " ".join(relay.words(place))
+    written = f"$ {command}\n" if relay.file is None else f"$ {command}\n\n{relay.configuration(place)}"
+    # Where this checkout and its Python lie is nobody's business.
+    told = written.replace(sys.executable, "python").replace(f"{HERE.parent}/", "")
+    return {"version": relay.version(), "configuration": told}
+
+
+def measure(
+    given: argparse.Namespace, say: Callable[[str], None], done: Callable[[], None]
+) -> dict[str, Any]:
+    """All rounds; ``say`` is told every step before it, ``done`` is called after each group of a round."""
+    pinned = pinning(not given.no_pinning)
+    relays = [relay for relay in (ours(), *PEERS) if relay.installed()]
+    figures = {group: Figures() for group in given.only}
+    for number in range(given.rounds):
+        for group in given.only:
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+                run = Run(Path(directory), figures[group], pinned, relays, given.seconds, given.quick, number)
+                with run.noting(group, "all"):
+                    for step in GROUPS[group](run):
+                        say(f"round {number + 1} of {given.rounds}: {step}")
+            done()
+    return {
+        "machine": machine(PACKAGES, TOOLS),
+        "pinning": str(pinned),
+        "rounds": given.rounds,
+        "seconds": given.seconds,
+        "subjects": {relay.name: described(relay, pinned) for relay in relays},
+        "measures": {
+            name: {"group": group, **summary}
+            for group, measured in figures.items()
+            for name, summary in measured.summary().items()
+        },
+        "missing": [peer.name for peer in PEERS if peer not in relays],
+        "failed": [failure for measured in figures.values() for failure in measured.failed()],
+    }
+
+
+def write(result: Mapping[str, Any], directory: Path) -> None:
+    """``speed.json``, ``speed.md`` and the plots."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    (directory / "speed.md").write_text(report.page(result))
+    plots.draw(result, directory)
+
+
+def show(console: Console, result: Mapping[str, Any]) -> None:
+    """The targets on a terminal, and what failed."""
+    table = Table("measure", "ratio or figure", "due", "goal", "verdict")
+    for found in findings(result["measures"]):
+        target = found.target
+        table.add_row(
+            target.measure, report.compared(found.value), f"{target.due:g}", f"{target.goal:g}", found.verdict
+        )
+    console.print(table)
+    for failure in result["failed"]:
+        said = f"failed: {failure['subject']}, {failure['measure']}: {failure['why']}"
+        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+    for peer in result["missing"]:
+        console.print(f"not installed, so not measured: {peer}", style="yellow")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 1 where a step of this relay failed."""
+    given = parser().parse_args(arguments)
+    given.only = given.only or list(GROUPS)
+    given.rounds = given.rounds or (1 if given.quick else 5)
+    given.seconds = given.seconds or (0.3 if given.quick else 3.0)
+    absent = [tool for tool in TOOLS if shutil.which(tool, path=_SBIN) is None]
+    if absent:
+        print(f"benchmarks: {', '.join(absent)} missing; `make bench` installs what it can", file=sys.stderr)
+        return 1
+    with Progress() as progress:
+        task = progress.add_task("measuring", total=given.rounds * len(given.only))
+        result = measure(
+            given,
+            lambda told: progress.console.print(told, style="dim", highlight=False, soft_wrap=True),
+            lambda: progress.advance(task),
+        )
+    write(result, given.results)
+    show(Console(), result)
+    print(f"written to {given.results}")
+    return int(any(failure["subject"].startswith((OURS, "all")) for failure in result["failed"]))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("benchmarks: interrupted; nothing was written")

@@ -1,0 +1,1 @@
+"""What is measured: a module for each group, whose ``measure`` does one round of it."""

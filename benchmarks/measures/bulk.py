@@ -1,0 +1,71 @@
+"""Bulk: how much iperf3 gets through a relay, and what CPU time that takes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks import services
+from benchmarks.figures import Measure
+from benchmarks.relays import Relay, ours
+from benchmarks.run import DIRECT, Run, Way
+
+STREAMS = {1: "one stream", 8: "eight streams"}
+WAYS = {"client to server": (), "server to client": ("--reverse",)}
+QUICK = "16M"
+"""Bytes of a step in quick mode: iperf3 counts time in whole seconds."""
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+class Moved(NamedTuple):
+    """What iperf3's server, or with --reverse its client, received."""
+
+    gigabits_per_second: float
+    gibibytes: float
+
+
+def measure(run: Run) -> Iterator[str]:
+    """One and eight streams each way for all; one stream for each family pair of this relay."""
+    for relay in (None, *run.turn()):
+        subject = relay.name if relay else DIRECT
+        for streams in STREAMS:
+            yield from _step(run, relay, subject, streams)
+    for listen, connect in itertools.product(LOOPBACK, LOOPBACK):
+        pair = ours(f"portproxy, v{listen}tov{connect}")
+        yield from _step(run, pair, pair.name, 1, LOOPBACK[listen], LOOPBACK[connect])
+
+
+def _step(
+    run: Run, relay: Relay | None, subject: str, streams: int, host: str = "::1", upstream: str = "127.0.0.1"
+) -> Iterator[str]:
+    for way in WAYS:
+        what = f"{STREAMS[streams]}, {way}"
+        yield f"bulk, {what}: {subject}"
+        with (
+            run.noting(f"bulk, {what}", subject),
+            services.iperf3(run, upstream) as address,
+            run.through(relay, address, host) as there,
+        ):
+            before = there.process.cpu_seconds() if there.process else 0.0
+            moved = _iperf3(run, there, streams, way)
+            run.figures.add(Measure(f"bulk, {what}", "Gb/s", True), subject, moved.gigabits_per_second)
+            if there.process:
+                spent = there.process.cpu_seconds() - before
+                cost = Measure(f"CPU per GiB, {what}", "s", False)
+                run.figures.add(cost, subject, spent / moved.gibibytes)
+
+
+def _iperf3(run: Run, there: Way, streams: int, way: str) -> Moved:
+    host, port = there.address
+    length = ("--bytes", QUICK) if run.quick else ("--time", str(math.ceil(run.seconds)))
+    words = ("iperf3", "--client", host, "--port", str(port), "--parallel", str(streams), *length, *WAYS[way])
+    result = json.loads(run.load(*words, "--json", name="iperf3", check=False))
+    if "error" in result:
+        raise RuntimeError(f"iperf3: {result['error']}")
+    received = result["end"]["sum_received"]
+    if len(result["end"]["streams"]) != streams or not received["bytes"]:
+        raise RuntimeError("iperf3: not every stream got through")
+    return Moved(received["bits_per_second"] / 1e9, received["bytes"] / (1 << 30))

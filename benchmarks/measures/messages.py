@@ -1,0 +1,88 @@
+"""Messages: keep-alive requests with wrk, and round trips with sockperf."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from benchmarks import services
+from benchmarks.figures import Measure
+from benchmarks.processes import written
+from benchmarks.relays import Relay
+from benchmarks.run import DIRECT, Run, Way
+
+CLIENTS = (32, 512)
+SIZES = {64: "64 B", 1024: "1 KiB"}
+PERCENTILES = {"p50": "50.000", "p99": "99.000", "p99.9": "99.900"}
+_COMPLAINT = re.compile(r"Socket errors:.*|Non-2xx.*")
+_RATE = re.compile(r"^Requests/sec: *([\d.]+)$", re.MULTILINE)
+_LOST = re.compile(r"# dropped messages = (\d+); # duplicated messages = (\d+)")
+
+
+def measure(run: Run) -> Iterator[str]:
+    """Requests of 32 and of 512 clients, round trips of 64 B and of 1 KiB.
+
+    sockperf knows IPv4 only: round trips are from v4 to v4, for all. It prepares itself for two seconds, so
+    quick mode has one size, and this relay and the first peer.
+    """
+    for clients in CLIENTS:
+        for relay in (None, *run.turn()):
+            yield from _requests(run, relay, clients)
+    for size in list(SIZES)[: 1 if run.quick else None]:
+        for relay in run.relays[:2] if run.quick else (None, *run.turn()):
+            yield from _round_trips(run, relay, size)
+
+
+def wrk(run: Run, there: Way, clients: int, *headers: str) -> float:
+    """Requests a second. RuntimeError where one of them failed."""
+    # wrk counts time in whole seconds, but ends in order when it is interrupted.
+    timeout = ("timeout", "--signal=INT", "--preserve-status", f"{run.seconds}")
+    given = (f"--header={header}" for header in headers)
+    # Four thousand clients connect at once: the last may wait for longer than wrk has patience by itself.
+    load = ("wrk", "--threads=1", f"--connections={clients}", "--duration=1h", "--timeout=30s", *given)
+    printed = run.load(*timeout, *load, f"http://{written(there.address)}/", name="wrk")
+    if complaint := _COMPLAINT.search(printed):
+        raise RuntimeError(f"wrk: {complaint[0]}")
+    rate = _RATE.search(printed)
+    if rate is None or not float(rate[1]):
+        raise RuntimeError("wrk: no request was answered")
+    return float(rate[1])
+
+
+def _requests(run: Run, relay: Relay | None, clients: int) -> Iterator[str]:
+    subject = relay.name if relay else DIRECT
+    requests = Measure(f"keep-alive requests, {clients} clients", "1/s", True)
+    yield f"{requests.name}: {subject}"
+    with (
+        run.noting(requests.name, subject),
+        services.nginx(run) as address,
+        run.through(relay, address) as there,
+    ):
+        run.figures.add(requests, subject, wrk(run, there, clients))
+
+
+def _round_trips(run: Run, relay: Relay | None, size: int) -> Iterator[str]:
+    subject = relay.name if relay else DIRECT
+    what = f"{SIZES[size]} round trip"
+    yield f"{what}: {subject}"
+    with (
+        run.noting(what, subject),
+        services.sockperf(run) as address,
+        run.through(relay, address, "127.0.0.1") as there,
+    ):
+        for name, value in sockperf(run, there, size).items():
+            run.figures.add(Measure(f"{what}, {name}", "us", False), subject, value)
+
+
+def sockperf(run: Run, there: Way, size: int) -> dict[str, float]:
+    """Percentiles of the round trips of one message of ``size`` bytes at a time, in microseconds."""
+    host, port = there.address
+    seconds = str(math.ceil(run.seconds))
+    options = ("--tcp", "--full-rtt", "-i", host, "-p", str(port), "-m", str(size), "-t", seconds)
+    printed = run.load("sockperf", "ping-pong", *options, name="sockperf")
+    lost = _LOST.search(printed)
+    if lost is None or any(map(int, lost.groups())):
+        raise RuntimeError(f"sockperf: {lost[0] if lost else 'no round trip'}")
+    found = dict(re.findall(r"percentile ([\d.]+) = +([\d.]+)", printed))
+    return {name: float(found[percentile]) for name, percentile in PERCENTILES.items()}

@@ -1,0 +1,76 @@
+"""One run of the benchmark: what every group of measures is given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.figures import Figures
+from benchmarks.pinning import Pinning
+from benchmarks.processes import Address, Process, free_port, until_idle, until_listening
+from benchmarks.relays import Place, Relay
+
+DIRECT = "direct"
+"""The subject that is no relay: the client at the service itself."""
+
+
+class Way(NamedTuple):
+    """Where a client connects; ``process`` is the relay on the way, if there is one."""
+
+    address: Address
+    process: Process | None
+
+
+@dataclass
+class Run:
+    """``relays``: the subjects, installed ones only. ``seconds``: the length of one timed step."""
+
+    directory: Path
+    figures: Figures
+    pinning: Pinning
+    relays: Sequence[Relay]
+    seconds: float = 3.0
+    quick: bool = False
+    round: int = 0
+
+    def turn(self) -> list[Relay]:
+        """The relays, each round with another of them first."""
+        first = self.round % max(len(self.relays), 1)
+        return [*self.relays[first:], *self.relays[:first]]
+
+    def place(self, connect: Address, host: str = "::1", access_log: bool = False) -> Place:
+        """Where a relay is put that listens on a free port of ``host``; its access log is begun anew."""
+        log = self.directory / "access.log"
+        log.unlink(missing_ok=True)
+        listen = host, free_port(host)
+        return Place(self.directory, listen, connect, self.pinning.relay, log if access_log else None)
+
+    @contextlib.contextmanager
+    def through(
+        self, relay: Relay | None, connect: Address, host: str = "::1", access_log: bool = False
+    ) -> Iterator[Way]:
+        """A way to ``connect`` through a relay that listens on ``host``, or straight for None."""
+        if relay is None:
+            yield Way(connect, None)
+            return
+        place = self.place(connect, host, access_log)
+        with relay.start(place) as process:
+            until_listening(process, *place.listen)
+            until_idle(process)
+            yield Way(place.listen, process)
+
+    @contextlib.contextmanager
+    def noting(self, measure: str, subject: str) -> Iterator[None]:
+        """Where the body fails, that is noted, and the run goes on."""
+        try:
+            yield
+        except (RuntimeError, OSError, ValueError) as error:
+            self.figures.fail(measure, subject, str(error))
+
+    def load(self, *words: str, name: str, check: bool = True) -> str:
+        """What a client prints that ends by itself. RuntimeError as Process.wait has it."""
+        with Process(words, self.directory / f"{name}.log", self.pinning.load) as client:
+            return client.wait(self.seconds * 2 + 30, check)
