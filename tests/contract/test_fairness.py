@@ -99,3 +99,25 @@ async def test_a_turn_moves_so_much_and_no_more(rig: Rig, dataplane: DataPlaneCh
         rig.engine.turn()
         await rig.pause()
     assert upload.leg.accepted - before <= 31 * max(pipesize, TURN_BYTES)
+
+
+async def test_one_upload_has_its_turn_at_a_time(rig: Rig) -> None:
+    uploads = [Upload(rig.start(DataPlaneChoice.AUTO, buffers=4 << 20)) for _ in range(8)]
+    await busy(rig, uploads)
+    for upload in uploads:
+        while not upload.leg.bulk:
+            upload.feed()
+            rig.engine.turn()
+            await rig.pause()
+    served = set()
+    for _ in range(4 * len(uploads)):
+        before = [upload.leg.accepted for upload in uploads]
+        for upload in uploads:
+            upload.feed()
+        rig.engine.turn()
+        moved = [upload.leg.accepted - then for upload, then in zip(uploads, before, strict=True)]
+        assert sum(map(bool, moved)) <= 1
+        assert sum(moved) <= TURN_BYTES
+        served.add(moved.index(max(moved)))
+        await rig.pause()
+    assert served == set(range(len(uploads)))

@@ -47,7 +47,9 @@ _METRICS = {
 _PART = 9600 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _FIRST = 10_200 + _PART * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _START = os.getpid() % 96 * 100 % _PART
-_ports = itertools.cycle([*range(_FIRST + _START, _FIRST + _PART), *range(_FIRST, _FIRST + _START)])
+_ports: Iterator[int] = itertools.cycle(
+    [*range(_FIRST + _START, _FIRST + _PART), *range(_FIRST, _FIRST + _START)]
+)
 
 
 def free_port() -> int:
