@@ -22,7 +22,7 @@ DOWN = 5
 SPLICED = 8
 """Ended sessions of which some bytes went through splice(2)."""
 COPIED = 9
-"""Ended sessions whose bytes all went through the copy buffer."""
+"""Ended sessions whose bytes all went by read and write."""
 FALLBACKS = 10
 """Times splice or its pipe was refused and copy served instead."""
 CONNECT_MICROSECONDS = 11

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from portproxy.reasons import Ended
 
 TURN_BYTES = 1 << 18
-"""What one leg may move before the others get their turn; by splice as much as its pipe is asked to hold."""
+"""What one leg may move before the others get their turn; by splice what its pipe is asked to hold, beside
+what is in there already."""
 
 BUFFER_BYTES = 1 << 16
 """What ``copy`` reads at once: a read that comes back full calls for splice."""
@@ -67,3 +68,7 @@ class Progress(enum.Enum):
     """splice serves better from here on."""
     TO_COPY = enum.auto()
     """copy serves better from here on, or must."""
+
+
+# An enum's member takes four times as long to look up as a global, and every message asks for this one.
+WAIT = Progress.WAIT

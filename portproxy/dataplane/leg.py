@@ -43,7 +43,7 @@ class LegOwner(Protocol):
 
 
 class _Nobody:
-    """Who owns a leg whose session has ended: a turn may still be queued for it."""
+    """Who owns a leg whose session has ended: a turn may still be queued for it. Nothing else comes."""
 
     def on_ready(self, leg: Leg) -> None:
         pass
@@ -106,8 +106,8 @@ class Leg:
         self.ended = False
         self.spliced = False
         self.may_splice = True
-        self.bulk = False  # an edge does not bring its turn, but a place in the queue
-        self.small_by_copy = False  # messages smaller than the buffer go back to copy
+        self.bulk = False  # copy found it to be: an edge does not bring its turn, but a place in the queue
+        self.small_by_copy = False  # what moves less in a turn than copy reads at once goes back to it
         self.refused = False
         self.pipe: Pipe | None = None
         self.held = b""
@@ -138,6 +138,11 @@ class Leg:
         """Its session has ended, and leaves no reference cycle: the memory is free at once, without anybody
         looking for it."""
         self.owner = _NOBODY
+
+    @property
+    def movable(self) -> bool:
+        """Whether a turn would move anything; if not, an edge says when it would."""
+        return self.peer.writable if self.pending else self.readable
 
     def refuse_splice(self) -> None:
         """Note that the kernel refused splice or its pipe: copy serves this leg from here on."""

@@ -1,7 +1,8 @@
 """The loop: one edge-triggered epoll that holds every socket of the relay, awaited by one task.
 
 Order within one turn: all events of the batch, then the first of the ready queue, which is where bulk
-waits, then what was deferred. So a small message waits for one turn of one busy connection, not of all.
+waits, then what was deferred. So a small message waits for one turn of one busy connection, not of all; and
+beside many small ones each busy connection has a turn in as many batches as there are busy ones.
 Descriptors are accepted, dialled and closed only in that last part, so that no number can come back
 within the batch that still has events for its former owner.
 """
@@ -30,14 +31,16 @@ _BURST_SECONDS = 0.002
 """After so many turns, or so long, the other tasks of the process get theirs. Measured: without this a 10 ms
 sleeper waited a second beside 512 clients."""
 _SPINS = 20
-"""Polls that may find nothing after a small message: they take the wake-up out of a round trip."""
+"""Polls that may find nothing after a small message: they take the wake-up out of a round trip. Beside bulk
+it is the better the more has come."""
 _REST = 0.0005
 """Seconds between turns while there is bulk and nothing else: what comes meanwhile is moved in one turn, not
 in five, and a turn costs as much as to splice 100 KiB."""
 _QUIET = 0.010
-"""Seconds without a small message until there is nothing else."""
+"""Seconds without a small message until there is nothing else, or without bulk until there is none."""
 _LINGER = 0.001
-"""Seconds of waiting here, in epoll_wait(2), before the engine parks in trio, whose wake-up is dear."""
+"""Seconds of waiting for more bulk here, in epoll_wait(2), before the engine parks in trio, whose wake-up is
+dear. All other tasks wait as well."""
 
 
 class Accountable(Protocol):
@@ -72,8 +75,8 @@ class Loop:
         self.clock = clock
         self.now = clock()
         self.turns = 0
-        self._bulk = False  # the last turn had to do with it
-        self._small_at = -math.inf
+        self.small_at = -math.inf
+        self._bulk_at = -math.inf
         self.wheel = Wheel()
         self._epoll.register(self._kick, select.EPOLLIN | select.EPOLLET)
 
@@ -140,7 +143,8 @@ class Loop:
 
     def shut(self) -> None:
         """Close what transfers have left to be closed, and what is the engine's own. It has stopped."""
-        self._do_deferred()
+        while self._deferred or self._closing:
+            self._do_deferred()
         self._epoll.close()
         os.close(self._kick)
 
@@ -150,7 +154,7 @@ class Loop:
         Where there is not, it waits for up to ``wait`` seconds.
         """
         self.turns += 1
-        busy = self._ready or self._deferred or self._closing
+        busy = self._busy
         events = self._epoll.poll(0.0 if busy else wait, _BATCH)
         if not events and not busy:
             return False
@@ -162,14 +166,17 @@ class Loop:
                     handler.on_events(mask)
                 except Exception:
                     self._fault("an event", handler)
-        self._bulk = bool(self._ready)
-        if self._bulk:
+        if self._ready:
+            self._bulk_at = self.now
             self._serve_ready()
-        else:
-            self._small_at = self.now
         if self._deferred or self._closing:
+            self.small_at = self.now
             self._do_deferred()
         return True
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._ready or self._deferred or self._closing)
 
     def _burst(self) -> bool:
         """Turns until there is nothing to do, or the other tasks are due; whether there may be more."""
@@ -178,16 +185,17 @@ class Loop:
             now = self.clock()
             if now >= until:
                 break
-            if self._bulk and not self._ready and now > self._small_at + _QUIET:
+            bulk = now < self._bulk_at + _QUIET
+            if bulk and now > self.small_at + _QUIET and not self._busy:
                 time.sleep(_REST)
-            if not (self.turn() or self._spin() or self.turn(_LINGER)):
-                self._bulk = False
+            small = self.small_at >= self._bulk_at
+            if not (self.turn() or (small and self._spin()) or (bulk and self.turn(_LINGER))):
                 return False
         return True
 
     def _spin(self) -> bool:
-        """Turns until one finds something to do; not beside bulk, which is the better the more has come."""
-        return not self._bulk and any(self.turn() for _ in range(_SPINS - 1))
+        """Turns until one finds something to do."""
+        return any(self.turn() for _ in range(_SPINS - 1))
 
     def _serve_ready(self) -> None:
         leg = self._ready.popleft()

@@ -31,7 +31,7 @@ class PipePool:
     """Empty pipes of about ``size`` bytes.
 
     The kernel rounds the size up, and gives less to a user who is over ``pipe-user-pages-soft``
-    (pipe(7)); what it gave is read back. A pipe that cannot take one whole shared buffer is of no use
+    (pipe(7)); what it gave is read back. A pipe that cannot take one whole read of ``copy`` is of no use
     here and counts as refused.
     """
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 
 from portproxy.dataplane import copy, splice
-from portproxy.dataplane.base import Outcome, Progress
+from portproxy.dataplane.base import WAIT, Outcome, Progress
 from portproxy.dataplane.leg import Leg, LegError, pending_error
 from portproxy.dataplane.loop import Loop
 from portproxy.dataplane.pipes import PipePool
@@ -20,7 +20,6 @@ from portproxy.reasons import Ended
 RESETS = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED}
 """What a socket answers whose peer has reset the connection (tcp(7))."""
 _LINGER_0 = struct.pack("ii", 1, 0)
-_WAIT = Progress.WAIT
 
 
 def reset(sock: socket.SocketType) -> None:
@@ -83,36 +82,47 @@ class Transfer:
 
     def on_ready(self, leg: Leg) -> None:
         """Move what the new edge on ``leg`` allows, in both directions; bulk waits for its turn."""
-        if leg.writable and leg.peer.pending:
-            self.turn(leg.peer)
+        peer = leg.peer
+        if leg.writable and peer.pending:
+            if peer.bulk:
+                self._queue(peer)
+            else:
+                self.turn(peer)
         if leg.readable:
-            if not leg.bulk:
+            if leg.bulk:
+                self._queue(leg)
+            else:
                 self.turn(leg)
-            elif not leg.queued:
-                self._loop.again(leg)
 
     def turn(self, leg: Leg) -> None:
         """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
         if leg.queued or leg.ended or self.ended or not (leg.peer.writable if leg.pending else leg.readable):
             return
-        self.active_at = self._loop.now
+        self.active_at = now = self._loop.now
+        if not leg.bulk:
+            self._loop.small_at = now
         try:
             progress = leg.mover(leg)
         except LegError as failure:
             self.fail(failure.leg, failure.code)
             return
-        if progress is _WAIT:
+        if progress is WAIT:
             if leg.ended:
                 self._leg_ended(leg)
             return
         if progress is Progress.TO_SPLICE:
             leg.mover = splice.move
-            leg.bulk = leg.small_by_copy
+            leg.bulk = True
         elif progress is Progress.TO_COPY:
             leg.release_pipe()
             leg.mover = copy.move
             leg.bulk = False
-        self._loop.again(leg)
+        self._queue(leg)
+
+    def _queue(self, leg: Leg) -> None:
+        """Have ``leg`` queued for a turn, if it has any use for one and the session goes on."""
+        if not leg.queued and not self.ended and leg.movable:
+            self._loop.again(leg)
 
     def on_error(self, leg: Leg) -> None:
         """EPOLLERR on ``leg``: read the error, once, and end the session."""
@@ -151,10 +161,11 @@ class Transfer:
                 reset(leg.sock)
             loop.close(leg)
         fallbacks = up.refused + down.refused
-        self._on_end(Outcome(up.ledger, down.ledger, reason, self.dataplane, fallbacks, error))
+        on_end = self._on_end
         up.disown()
         down.disown()
         del up.peer, down.peer, self._on_end
+        on_end(Outcome(up.ledger, down.ledger, reason, self.dataplane, fallbacks, error))
 
     def fail(self, leg: Leg, code: int) -> None:
         """End the session because the socket of ``leg`` failed with errno ``code``."""

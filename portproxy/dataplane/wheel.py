@@ -62,7 +62,7 @@ class Wheel:
             item.bucket = NOWHERE
 
     def hand_over(self, item: Timed, heir: Timed) -> None:
-        """Put ``heir`` in the place of ``item``, if that has one: it comes up when ``item`` would have."""
+        """Put ``heir``, which is nowhere, in the place of ``item``, if that has one."""
         if item.bucket != NOWHERE:
             bucket = self._buckets[item.bucket]
             bucket.discard(item)

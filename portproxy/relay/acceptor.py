@@ -39,6 +39,7 @@ class Acceptor:
         self._sock = sock
         self._shortage = shortage
         self._options = default.rule
+        self._due = False  # accepting is deferred already
         self.bucket = NOWHERE
         self.default = default
         self.specific = specific
@@ -92,17 +93,24 @@ class Acceptor:
 
     def on_events(self, mask: int) -> None:
         """Connections are queued; they are accepted once the batch is done."""
-        self._engine.defer(self._accept_some, self)
+        self._accept_later()
 
     def on_fault(self) -> None:
         """A fault of portproxy's own, already reported, concerns one connection; go on with the others."""
-        self._engine.defer(self._accept_some, self)
+        self._accept_later()
 
     def on_deadline(self, now: float) -> None:
         """The pause is over. An edge-triggered listener gets no second edge for what is queued."""
-        self._engine.defer(self._accept_some, self)
+        self._accept_later()
+
+    def _accept_later(self) -> None:
+        # Once: in a storm every batch brings an edge, and more would be accepted in each than in the last.
+        if not self._due:
+            self._due = True
+            self._engine.defer(self._accept_some, self)
 
     def _accept_some(self) -> None:
+        self._due = False
         if self._sock.fileno() < 0:
             return
         for _ in range(_AT_ONCE):
@@ -111,7 +119,7 @@ class Acceptor:
                 return
             if not self._accept_one():
                 return
-        self._engine.defer(self._accept_some, self)
+        self._accept_later()
 
     def _accept_one(self) -> bool:
         """Accept one connection; False when there is none, or none can be taken now."""

@@ -125,3 +125,35 @@ async def test_one_upload_has_its_turn_at_a_time(rig: Rig) -> None:
         await rig.settle()
         for upload in uploads:
             upload.drain()
+
+
+async def test_of_many_whose_receivers_stall_one_has_its_turn_at_a_time(rig: Rig) -> None:
+    uploads = [Upload(rig.start(DataPlaneChoice.AUTO)) for _ in range(8)]
+    for upload in uploads:
+        # Nobody receives until all is full on the way: the next edge is the receiver's.
+        while not upload.leg.pending or upload.leg.queued:
+            with suppress(BlockingIOError):
+                upload.session.client.send(FILL)
+            rig.engine.turn()
+            await rig.pause()
+    await rig.settle()
+    for upload in uploads:
+        assert upload.leg.bulk
+        upload.drain()
+        await rig.shown(upload.session.b, select.POLLOUT)
+    for _ in uploads:
+        before = [upload.leg.delivered for upload in uploads]
+        rig.engine.turn()
+        moved = [upload.leg.delivered - then for upload, then in zip(uploads, before, strict=True)]
+        assert sum(map(bool, moved)) == 1
+
+
+async def test_a_message_after_a_long_answer_does_not_wait_behind_bulk(rig: Rig) -> None:
+    asked = rig.start(DataPlaneChoice.AUTO)
+    uploads = [Upload(rig.start(DataPlaneChoice.AUTO)) for _ in range(20)]
+    await busy(rig, uploads)
+    # More than copy reads at once, so it goes by splice, and back to copy when there is no more of it.
+    await rig.send(asked.server, bytes(100_000))
+    assert len(await rig.receive(asked.client, 100_000)) == 100_000
+    await busy(rig, uploads)
+    assert await turns_to_pass(rig, asked, "server", uploads) <= MOST_TURNS

@@ -24,7 +24,7 @@ from portproxy.model import Limits, Rule
 from portproxy.net.descriptors import raise_limit
 from portproxy.net.dial import begin_connect
 from portproxy.reasons import ConnectFailed, Ended
-from portproxy.relay import session
+from portproxy.relay import acceptor, session
 from tests.conftest import open_descriptors
 from tests.relay.namespaces import in_own_network
 from tests.relay.rig import (
@@ -290,3 +290,20 @@ async def test_a_sleeper_beside_busy_clients_gets_its_turn(monkeypatch: pytest.M
     # trio wakes the sleepers that are due each time it looks, so this is how many turns one can be late by.
     assert 1 <= turns.most <= loop._BURST_TURNS
     assert relay.metric("portproxy_bytes_total", rule="rule", direction="up") > 64 * clients
+
+
+@pytest.mark.alone("counts the turns of the worker's engine")
+async def test_a_storm_of_connections_is_accepted_a_few_a_turn() -> None:
+    with upstream(backlog=1024) as listener:
+        rule = to(listener)
+        async with relaying(rule) as relay:
+            engine, block = relay.worker.engine, relay.instance("rule").block
+            clients = [dial(rule) for _ in range(200)]
+            most = 0
+            while (before := block[counters.CONNECTIONS]) < 200:
+                clients.append(dial(rule))  # an edge for the listener in every batch
+                engine.turn()
+                most = max(most, block[counters.CONNECTIONS] - before)
+            assert most == acceptor._AT_ONCE
+            for client in clients:
+                client.close()
