@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -19,7 +20,7 @@ from benchmarks import plots, report
 from benchmarks.figures import Figures
 from benchmarks.machine import machine
 from benchmarks.measures import bulk, connections, growth, isolation, messages, rest, start
-from benchmarks.pinning import Pinning, pinning
+from benchmarks.pinning import Pinning, pinning, staying_on
 from benchmarks.relays import PEERS, Place, Relay, ours
 from benchmarks.run import Run
 from benchmarks.targets import OURS, findings
@@ -64,33 +65,43 @@ def described(relay: Relay, pinned: Pinning) -> dict[str, str]:
     return {"version": relay.version(), "configuration": told}
 
 
-def measure(
-    given: argparse.Namespace, say: Callable[[str], None], done: Callable[[], None]
-) -> dict[str, Any]:
-    """All rounds; ``say`` is told every step before it, ``done`` is called after each group of a round."""
-    pinned = pinning(not given.no_pinning)
+def rounds(
+    given: argparse.Namespace, pinned: Pinning, say: Callable[[str], None], done: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """What is known after every round.
+
+    ``say`` is told each step before it, ``done`` is called after each group of a round.
+    """
     relays = [relay for relay in (ours(), *PEERS) if relay.installed()]
     figures = {group: Figures() for group in given.only}
+    head = {
+        "machine": machine(PACKAGES, TOOLS),
+        "pinning": str(pinned),
+        "seconds": given.seconds,
+        "subjects": {relay.name: described(relay, pinned) for relay in (*relays, bulk.DEFAULT)},
+        "missing": [peer.name for peer in PEERS if peer not in relays],
+    }
     for number in range(given.rounds):
-        for group in given.only:
+        for group, measured in figures.items():
+            measured.round = number
             with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
-                run = Run(Path(directory), figures[group], pinned, relays, given.seconds, given.quick, number)
+                run = Run(Path(directory), measured, pinned, relays, given.seconds, given.quick, number)
                 with run.noting(group, "all"):
                     for step in GROUPS[group](run):
                         say(f"round {number + 1} of {given.rounds}: {step}")
             done()
+        yield {**head, "rounds": number + 1, **collected(figures)}
+
+
+def collected(figures: Mapping[str, Figures]) -> dict[str, Any]:
+    """What was measured of each group, and what failed."""
     return {
-        "machine": machine(PACKAGES, TOOLS),
-        "pinning": str(pinned),
-        "rounds": given.rounds,
-        "seconds": given.seconds,
-        "subjects": {relay.name: described(relay, pinned) for relay in relays},
         "measures": {
             name: {"group": group, **summary}
             for group, measured in figures.items()
             for name, summary in measured.summary().items()
         },
-        "missing": [peer.name for peer in PEERS if peer not in relays],
+        "notes": {group: measured.notes() for group, measured in figures.items()},
         "failed": [failure for measured in figures.values() for failure in measured.failed()],
     }
 
@@ -120,7 +131,7 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 1 where a step of this relay failed."""
+    """0, or 1 where a step of this relay failed or Ctrl-C came."""
     given = parser().parse_args(arguments)
     given.only = given.only or list(GROUPS)
     given.rounds = given.rounds or (1 if given.quick else 5)
@@ -129,21 +140,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if absent:
         print(f"benchmarks: {', '.join(absent)} missing; `make bench` installs what it can", file=sys.stderr)
         return 1
-    with Progress() as progress:
-        task = progress.add_task("measuring", total=given.rounds * len(given.only))
-        result = measure(
-            given,
-            lambda told: progress.console.print(told, style="dim", highlight=False, soft_wrap=True),
-            lambda: progress.advance(task),
-        )
-    write(result, given.results)
+    result = measure(given)
+    if result is None:
+        print("benchmarks: interrupted in the first round; nothing was written", file=sys.stderr)
+        return 1
     show(Console(), result)
-    print(f"written to {given.results}")
+    finished = f"{result['rounds']} of {given.rounds} rounds"
+    print(f"{finished} written to {given.results}")
+    if result["rounds"] < given.rounds:
+        print(f"benchmarks: interrupted after {finished}", file=sys.stderr)
+        return 1
     return int(any(failure["subject"].startswith((OURS, "all")) for failure in result["failed"]))
 
 
+def measure(given: argparse.Namespace) -> dict[str, Any] | None:
+    """Write what is known after every round; the last of it, None where Ctrl-C came before the first."""
+    pinned, result = pinning(not given.no_pinning), None
+    with contextlib.suppress(KeyboardInterrupt), staying_on(pinned.load), Progress() as progress:
+        task = progress.add_task("measuring", total=given.rounds * len(given.only))
+        for result in rounds(
+            given,
+            pinned,
+            lambda told: progress.console.print(told, style="dim", highlight=False, soft_wrap=True),
+            lambda: progress.advance(task),
+        ):
+            write(result, given.results)
+    return result
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("benchmarks: interrupted; nothing was written")
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """Services and clients that no tool at hand is; each runs as a process of its own, ``load.py ROLE ...``.
 
-    mixed ADDRESS PORT                  forgets what comes where BULK comes first, echoes on other connections
-    bulk ADDRESS PORT STREAMS           sends to such a service until SIGTERM; prints what each stream took
+    mixed ADDRESS PORT                  counts what comes where BULK comes first, says how much that is where
+                                        COUNT does, echoes on other connections
+    bulk ADDRESS PORT STREAMS           sends to such a service until SIGTERM; prints how many broke off
     ping ADDRESS PORT SECONDS           one message at a time; prints percentiles of the round trips, in us
     busy ADDRESS PORT CLIENTS SECONDS   one message of each client at a time; prints round trips a second
 
@@ -12,7 +13,9 @@ SCHED_FIFO, so that what they wait for is the relay.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import mmap
 import os
 import select
 import signal
@@ -23,9 +26,12 @@ import time
 from collections.abc import Callable
 
 BULK = b"b"
+COUNT = b"c"
 MESSAGE = b"x" * 64
 _BLOCK = 128 * 1024
 """Bytes at once: as iperf3 sends and receives."""
+_CONNECTIONS = 4096
+"""That ``mixed`` serves in all."""
 _PATIENCE = 30.0
 """Seconds without a byte before a client gives up."""
 
@@ -41,9 +47,13 @@ def _connect(address: str, port: int) -> socket.socket:
     return sock
 
 
-def _come_first() -> None:
-    with contextlib.suppress(PermissionError):
+def _come_first() -> bool:
+    """Whether the system lets this process."""
+    try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
 
 
 def _send_back(sock: socket.socket) -> bool:
@@ -60,23 +70,29 @@ def mixed(address: str, port: str) -> None:
     """Serve until killed, every client in a process of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = _listen(address, int(port))
-    while True:
+    counts = memoryview(mmap.mmap(-1, _CONNECTIONS * 8)).cast("Q")  # which all processes share
+    for number in itertools.count():
         sock, _ = listener.accept()
         if os.fork():
             sock.close()
             continue
         listener.close()
-        _serve(sock)
+        _serve(sock, counts, number)
         os._exit(0)
 
 
-def _serve(sock: socket.socket) -> None:
+def _serve(sock: socket.socket, counts: memoryview[int], number: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray(_BLOCK)
     with contextlib.suppress(ConnectionError):
-        if sock.recv(1, socket.MSG_PEEK) == BULK:
-            while sock.recv_into(buffer):
-                pass
+        first = sock.recv(1, socket.MSG_PEEK)
+        if first == BULK:
+            while received := sock.recv_into(buffer):
+                counts[number] += received
+        elif first == COUNT:
+            sock.recv(1)  # what is left unread would reset the connection
+            told = {"seconds": time.perf_counter(), "streams": [count for count in counts if count]}
+            sock.sendall(json.dumps(told).encode())
         else:
             _come_first()
             while _send_back(sock):
@@ -84,29 +100,28 @@ def _serve(sock: socket.socket) -> None:
 
 
 def bulk(address: str, port: str, streams: str) -> None:
-    """Send until SIGTERM; print the bytes that each stream took, 0 where it broke off, and the seconds."""
+    """Send until SIGTERM; print how many streams broke off before."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    sent, block = [0] * int(streams), BULK * _BLOCK
+    broken, block = [], BULK * _BLOCK
 
     def stream(number: int) -> None:
         try:
             with _connect(address, int(port)) as sock:
                 while True:
-                    sent[number] += sock.send(block)
+                    sock.send(block)
         except OSError:
-            sent[number] = 0
+            broken.append(number)
 
-    began = time.perf_counter()
-    for number in range(len(sent)):
+    for number in range(int(streams)):
         threading.Thread(target=stream, args=(number,), daemon=True).start()
     signal.sigwait([signal.SIGTERM])
-    print(json.dumps({"streams": sent, "seconds": time.perf_counter() - began}), flush=True)
+    print(json.dumps({"broken off": len(broken)}), flush=True)
     os._exit(0)  # the streams may be waiting for the relay
 
 
 def ping(address: str, port: str, seconds: str) -> None:
-    """Print p50 and p99 of the round trips, in microseconds, and their number."""
-    _come_first()
+    """Print p50 and p99 of the round trips, in microseconds, their number, and whether it came first."""
+    first = _come_first()
     took: list[int] = []
     with _connect(address, int(port)) as sock:
         until = time.perf_counter() + float(seconds)
@@ -121,7 +136,7 @@ def ping(address: str, port: str, seconds: str) -> None:
             took.append(time.perf_counter_ns() - began)
     took.sort()
     p50, p99 = (took[int(len(took) * part)] / 1e3 for part in (0.50, 0.99))
-    print(json.dumps({"p50": p50, "p99": p99, "round trips": len(took)}))
+    print(json.dumps({"p50": p50, "p99": p99, "round trips": len(took), "first": first}))
 
 
 def busy(address: str, port: str, clients: str, seconds: str) -> None:

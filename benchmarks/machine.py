@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.pinning import EVERY
 
 
 def machine(packages: Sequence[str] = (), tools: Sequence[str] = ()) -> dict[str, str]:
@@ -20,7 +21,7 @@ def machine(packages: Sequence[str] = (), tools: Sequence[str] = ()) -> dict[str
     memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
     return {
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": f"{cpu}, {len(os.sched_getaffinity(0))} cores",
+        "processor": f"{cpu}, {len(EVERY)} cores",
         "memory": f"{memory / (1 << 20):.0f} GiB",
         "kernel": platform.release(),
         "Python": platform.python_version(),

@@ -28,6 +28,7 @@ SUMMARY = {
     "keep-alive requests, 32 clients": "requests, 32 clients",
     "new connections": "new connections",
     "64 B round trip, p50": "64 B round trip, p50",
+    "p99 under bulk load": "p99 under bulk",
     "memory per idle connection": "idle connection",
 }
 """The main measures, and what they are called where there is little room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import random
@@ -12,10 +13,10 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.pinning import listed
+from benchmarks.pinning import EVERY, listed
 
 Address = tuple[str, int]
 """Host, as a number, and port."""
@@ -27,6 +28,9 @@ PATIENCE = 3.0
 PORTS = range(20_000, 30_000)
 """Below the kernel's default range for clients, which may take any port of theirs at any time."""
 SETTLED = 0.05
+IDLE = 0.02
+"""A process is idle that takes less than this part of a CPU for SETTLED seconds: some have timers."""
+_LIBC = ctypes.CDLL(None)
 _LISTEN = "0A"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -34,11 +38,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Process:
     """A command at work, on ``cpus``, what it prints in the file ``output``; ended as a context manager.
 
+    Without ``cpus`` it has all that the benchmark was given, and not only those that the benchmark stays on.
+
     It runs in a process group of its own, and what is left of that group ends with it.
     """
 
     def __init__(self, words: Sequence[str], output: Path, cpus: frozenset[int] = frozenset()) -> None:
-        pinned = ["taskset", "--cpu-list", listed(cpus)] if cpus else []
+        pinned = ["taskset", "--cpu-list", listed(cpus or EVERY)]
         self._output = output
         with output.open("wb") as file:
             self._process = subprocess.Popen(
@@ -82,17 +88,30 @@ class Process:
         return _family(self.pid)
 
     def cpu_seconds(self) -> float:
-        """User and system time of its family since they began, children that have ended included."""
-        while True:
+        """CPU time of its family since they began, children and threads that have ended included.
+
+        RuntimeError where it has ended, or its children come and go too quickly to be counted.
+        """
+        until = time.monotonic() + PATIENCE
+        while self.running() and time.monotonic() < until:
             family = self.family()
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                ticks = sum(map(_ticks, family))
+            with contextlib.suppress(OSError):
+                spent = sum(map(_cpu_seconds, family))
                 if self.family() == family:
-                    return ticks / _TICKS
+                    return spent
+        raise RuntimeError(f"no CPU time to be had: {self.tail()}")
 
     def pss(self) -> float:
-        """MiB of memory of its family, what they share counted once (proc_pid_smaps_rollup(5))."""
-        return sum(map(_pss, self.family())) / 1024
+        """MiB of memory of its family as if nobody else ran, what they share counted once.
+
+        A stretch of a file (proc_pid_smaps(5)) that several of them have mapped counts as large as it is with
+        whoever has most of it in memory.
+        PSS itself would give others, this benchmark included, a share of the Python that they have in common.
+        """
+        family, stretches = self.family(), dict[str, int]()
+        for stretch, size in (found for pid in family for found in _mapped(pid)):
+            stretches[stretch] = max(size, stretches.get(stretch, 0))
+        return (sum(memory(pid, "Pss_Anon:") for pid in family) + sum(stretches.values())) / 1024
 
     def end(self) -> None:
         """SIGTERM, and SIGKILL for whoever is left."""
@@ -133,11 +152,27 @@ def until_listening(process: Process, address: str, port: int, seconds: float = 
         time.sleep(0.001)
 
 
-def until_idle(process: Process) -> None:
-    """Until a process has done what it does after it listens: no CPU time for SETTLED seconds."""
-    spent = -1.0
-    while spent != (spent := process.cpu_seconds()):
+def until_idle(process: Process, seconds: float = 30.0) -> None:
+    """Until a process has done what it does after it listens: hardly any CPU time for SETTLED seconds.
+
+    RuntimeError where that never comes, or it has ended.
+    """
+    until = time.monotonic() + seconds
+    before = process.cpu_seconds()
+    while True:
         time.sleep(SETTLED)
+        spent = process.cpu_seconds()
+        if spent - before < SETTLED * IDLE:
+            return
+        if time.monotonic() > until:
+            raise RuntimeError(f"still at work after {seconds:.0f} s")
+        before = spent
+
+
+def memory(pid: int, *fields: str) -> int:
+    """The sum of such fields of a process, in KiB (proc_pid_smaps_rollup(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(fields))
 
 
 def written(address: Address) -> str:
@@ -175,12 +210,24 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _ticks(pid: int) -> int:
-    """utime, stime, cutime and cstime of proc_pid_stat(5); the name before them may have spaces."""
+def _cpu_seconds(pid: int) -> float:
+    """Of a process to the nanosecond, of its children that have ended to the tick (proc_pid_stat(5))."""
+    clock = ctypes.c_int()
+    if error := _LIBC.clock_getcpuclockid(pid, ctypes.byref(clock)):
+        raise OSError(error, os.strerror(error))
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15]))
+    return time.clock_gettime(clock.value) + sum(map(int, fields[13:15])) / _TICKS
 
 
-def _pss(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+def _mapped(pid: int) -> Iterator[tuple[str, int]]:
+    """Stretches of files, memory that processes share included, and how many KiB of each are in memory."""
+    stretch, resident = "", 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *fields = line.split()
+        if not name.endswith(":"):
+            _, offset, device, inode = fields[:4]
+            stretch = f"{device} {inode} {offset}" if inode != "0" else ""
+        elif name == "Rss:":
+            resident = int(fields[0])
+        elif name == "Anonymous:" and stretch:
+            yield stretch, resident - int(fields[0])

@@ -25,7 +25,11 @@ NONE = "-"
 def page(result: Mapping[str, Any]) -> str:
     """The page of ``result``, which is what speed.json holds; the plots lie beside it."""
     sections = [_head(result), _targets(result["measures"])]
-    sections += [_group(group, measures) for group, measures in groups(result["measures"]).items()]
+    notes = result["notes"]
+    sections += [
+        _group(group, measures, result["rounds"], notes.get(group, ()))
+        for group, measures in groups(result["measures"]).items()
+    ]
     sections += [_absent(result), _configurations(result["subjects"])]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -61,6 +65,12 @@ def compared(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
+def between(value: float | None, values: Sequence[float]) -> str:
+    """A ratio, and its least and most in a round."""
+    least_and_most = f" ({compared(min(values))} to {compared(max(values))})" if values else ""
+    return compared(value) + least_and_most
+
+
 def better(measure: Mapping[str, Any]) -> str:
     """Which way a measure is read."""
     return "more is better" if measure["more_is_better"] else "less is better"
@@ -72,7 +82,8 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "Loopback on one machine: read the figures as ratios within this run. Every cell is the median of "
-        f"{rounds}, with the least and the most in brackets; a timed step takes {result['seconds']:g} s. "
+        f"{rounds}, with the least and the most in brackets, and in how many rounds there was a figure where "
+        f"that was not in all; a timed step takes {result['seconds']:g} s. "
         "The relays take turns within a round."
     )
     yield ""
@@ -87,7 +98,8 @@ def _targets(measures: Mapping[str, Any]) -> Iterator[str]:
     yield "## Targets"
     yield ""
     yield (
-        f"{targets.OURS} with one worker as a ratio to {targets.YARDSTICK} with one thread; "
+        f"{targets.OURS} with one worker as a ratio to {targets.YARDSTICK} with one thread, "
+        "in brackets the least and the most of the rounds' own ratios; "
         "where a unit stands with due and goal, the figure itself counts."
     )
     yield ""
@@ -101,17 +113,20 @@ def _finding(finding: Finding) -> list[str]:
     ratio = targets.ratio(finding.ours, finding.yardstick)
     bounds = [f"{bound:g}{unit if target.absolute else ''}" for bound in (target.due, target.goal)]
     medians = [NONE if value is None else number(value) + unit for value in (finding.yardstick, finding.ours)]
-    return [target.measure, *medians, compared(ratio), *bounds, finding.verdict]
+    return [target.measure, *medians, between(ratio, finding.ratios), *bounds, finding.verdict]
 
 
-def _group(group: str, measures: Mapping[str, Any]) -> Iterator[str]:
+def _group(group: str, measures: Mapping[str, Any], rounds: int, notes: Sequence[str]) -> Iterator[str]:
     yield f"## {TITLES[group]}"
     yield ""
     yield f"![{TITLES[group]}]({group}.svg)"
     yield ""
+    for note in notes:
+        yield note
+        yield ""
     subjects = subjects_of(measures)
     names = [f"{name}, {measure['unit']} ({better(measure)})" for name, measure in measures.items()]
-    cells = [[_cell(measure, subject) for subject in subjects] for measure in measures.values()]
+    cells = [[_cell(measure, subject, rounds) for subject in subjects] for measure in measures.values()]
     if len(names) > len(subjects):
         rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
         yield from _table(["measure", *subjects], rows, numeric=range(1, len(subjects) + 1))
@@ -121,11 +136,13 @@ def _group(group: str, measures: Mapping[str, Any]) -> Iterator[str]:
         yield from _table(["subject", *names], rows, numeric=range(1, len(names) + 1))
 
 
-def _cell(measure: Mapping[str, Any], subject: str) -> str:
+def _cell(measure: Mapping[str, Any], subject: str, rounds: int) -> str:
     figure = measure["subjects"].get(subject)
     if figure is None:
         return NONE
-    return f"{number(figure['median'])} ({number(figure['min'])} to {number(figure['max'])})"
+    measured = sum(value is not None for value in figure["values"])
+    some = f", {measured} of {rounds}" if measured < rounds else ""
+    return f"{number(figure['median'])} ({number(figure['min'])} to {number(figure['max'])}){some}"
 
 
 def _absent(result: Mapping[str, Any]) -> Iterator[str]:

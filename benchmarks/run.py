@@ -23,6 +23,10 @@ class Way(NamedTuple):
     address: Address
     process: Process | None
 
+    def cpu_seconds(self) -> float:
+        """Of the relay, 0 where there is none."""
+        return self.process.cpu_seconds() if self.process else 0.0
+
 
 @dataclass
 class Run:
@@ -67,10 +71,16 @@ class Run:
         """Where the body fails, that is noted, and the run goes on."""
         try:
             yield
-        except (RuntimeError, OSError, ValueError) as error:
-            self.figures.fail(measure, subject, str(error))
+        except Exception as error:
+            self.figures.fail(measure, subject, _why(error))
 
     def load(self, *words: str, name: str, check: bool = True) -> str:
         """What a client prints that ends by itself. RuntimeError as Process.wait has it."""
         with Process(words, self.directory / f"{name}.log", self.pinning.load) as client:
             return client.wait(self.seconds * 2 + 30, check)
+
+
+def _why(error: Exception) -> str:
+    """One line. The benchmark's own errors, and the system's, say enough without their types."""
+    said = " ".join(str(error).split())
+    return said if said and isinstance(error, RuntimeError | OSError) else f"{type(error).__name__}: {said}"

@@ -31,7 +31,10 @@ class Verdict(StrEnum):
 
 
 class Finding(NamedTuple):
-    """A target, the medians of both relays, and ``value``, which is held against the target."""
+    """A target, the medians of both relays, and ``value``, which is held against the target.
+
+    ``ratios`` are those of the rounds in which both have a figure.
+    """
 
     target: Target
     unit: str
@@ -39,6 +42,7 @@ class Finding(NamedTuple):
     ours: float | None
     value: float | None
     verdict: Verdict
+    ratios: Sequence[float] = ()
 
 
 TARGETS = (
@@ -81,7 +85,14 @@ def _finding(target: Target, measure: Mapping[str, Any] | None) -> Finding:
     yardstick, ours = median(measure, YARDSTICK), median(measure, OURS)
     value = ours if target.absolute else ratio(ours, yardstick)
     verdict = Verdict.UNKNOWN if value is None else _verdict(target, value, measure["more_is_better"])
-    return Finding(target, measure["unit"], yardstick, ours, value, verdict)
+    return Finding(target, measure["unit"], yardstick, ours, value, verdict, _ratios(measure))
+
+
+def _ratios(measure: Mapping[str, Any]) -> list[float]:
+    """Round by round."""
+    both = [measure["subjects"].get(subject, {"values": ()})["values"] for subject in (OURS, YARDSTICK)]
+    ratios = (ratio(*pair) for pair in zip(*both, strict=False))
+    return [found for found in ratios if found is not None]
 
 
 def ratio(value: float | None, yardstick: float | None) -> float | None:

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 from benchmarks import services
 from benchmarks.figures import Measure
-from benchmarks.relays import Relay, ours
+from benchmarks.relays import Portproxy, Relay, ours
 from benchmarks.run import DIRECT, Run, Way
 
 STREAMS = {1: "one stream", 8: "eight streams"}
 WAYS = {"client to server": (), "server to client": ("--reverse",)}
 QUICK = "16M"
 """Bytes of a step in quick mode: iperf3 counts time in whole seconds."""
+DEFAULT = Portproxy("portproxy, default pipesize")
+"""This relay without the option by which its pipes are as large as HAProxy's."""
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -28,34 +30,38 @@ class Moved(NamedTuple):
 
 
 def measure(run: Run) -> Iterator[str]:
-    """One and eight streams each way for all; one stream for each family pair of this relay."""
+    """One and eight streams each way for all; one stream for each family pair of this relay.
+
+    Quick mode has one way only for the variants of this relay.
+    """
     for relay in (None, *run.turn()):
-        subject = relay.name if relay else DIRECT
-        for streams in STREAMS:
-            yield from _step(run, relay, subject, streams)
-    for listen, connect in itertools.product(LOOPBACK, LOOPBACK):
+        for streams, way in itertools.product(STREAMS, WAYS):
+            yield from _step(run, relay, streams, way)
+    ways = list(WAYS)[: 1 if run.quick else None]
+    for streams, way in itertools.product(STREAMS, ways):
+        yield from _step(run, DEFAULT, streams, way)
+    for listen, connect, way in itertools.product(LOOPBACK, LOOPBACK, ways):
         pair = ours(f"portproxy, v{listen}tov{connect}")
-        yield from _step(run, pair, pair.name, 1, LOOPBACK[listen], LOOPBACK[connect])
+        yield from _step(run, pair, 1, way, LOOPBACK[listen], LOOPBACK[connect])
 
 
 def _step(
-    run: Run, relay: Relay | None, subject: str, streams: int, host: str = "::1", upstream: str = "127.0.0.1"
+    run: Run, relay: Relay | None, streams: int, way: str, host: str = "::1", upstream: str = "127.0.0.1"
 ) -> Iterator[str]:
-    for way in WAYS:
-        what = f"{STREAMS[streams]}, {way}"
-        yield f"bulk, {what}: {subject}"
-        with (
-            run.noting(f"bulk, {what}", subject),
-            services.iperf3(run, upstream) as address,
-            run.through(relay, address, host) as there,
-        ):
-            before = there.process.cpu_seconds() if there.process else 0.0
-            moved = _iperf3(run, there, streams, way)
-            run.figures.add(Measure(f"bulk, {what}", "Gb/s", True), subject, moved.gigabits_per_second)
-            if there.process:
-                spent = there.process.cpu_seconds() - before
-                cost = Measure(f"CPU per GiB, {what}", "s", False)
-                run.figures.add(cost, subject, spent / moved.gibibytes)
+    subject = relay.name if relay else DIRECT
+    what = f"{STREAMS[streams]}, {way}"
+    yield f"bulk, {what}: {subject}"
+    with (
+        run.noting(f"bulk, {what}", subject),
+        services.iperf3(run, upstream) as address,
+        run.through(relay, address, host) as there,
+    ):
+        before = there.cpu_seconds()
+        moved = _iperf3(run, there, streams, way)
+        run.figures.add(Measure(f"bulk, {what}", "Gb/s", True), subject, moved.gigabits_per_second)
+        if relay:
+            cost = Measure(f"CPU per GiB, {what}", "s", False)
+            run.figures.add(cost, subject, (there.cpu_seconds() - before) / moved.gibibytes)
 
 
 def _iperf3(run: Run, there: Way, streams: int, way: str) -> Moved:

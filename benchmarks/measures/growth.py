@@ -58,9 +58,9 @@ def _once_connected(run: Run, way: Way, clients: int) -> float:
     assert way.process is not None
     shorter = 0.2 + clients / CONNECTED
     longer = shorter + run.seconds
-    early = wrk(replace(run, seconds=shorter), way, clients) * shorter
+    early = wrk(replace(run, seconds=shorter), way, clients).requests
     until_idle(way.process)
-    late = wrk(replace(run, seconds=longer), way, clients) * longer
+    late = wrk(replace(run, seconds=longer), way, clients).requests
     if late <= early:
         raise RuntimeError("wrk: a longer run had no more answers than a shorter one")
     return (late - early) / run.seconds
@@ -83,7 +83,7 @@ def _rules(run: Run, relay: Relay, count: int, address: Address) -> None:
         until_idle(process)
         memory = process.pss() * (1 << 20) / 1e6
         run.figures.add(Measure(f"PSS with {growing}", "MB", False), relay.name, memory)
-        rate = wrk(run, Way(last(place), process), CLIENTS)
+        rate = wrk(run, Way(last(place), process), CLIENTS).rate
         requests = Measure(f"keep-alive requests through the last of {growing}", "1/s", True)
         run.figures.add(requests, relay.name, rate)
 
@@ -100,7 +100,7 @@ def _by_workers(run: Run) -> Iterator[str]:
                 services.nginx(run) as address,
                 run.through(relay, address) as way,
             ):
-                run.figures.add(measure, relay.name, wrk(run, way, CLIENTS, *headers))
+                run.figures.add(measure, relay.name, wrk(run, way, CLIENTS, *headers).rate)
         measure = Measure(f"bulk of {isolation.STREAMS} streams {growing}", "Gb/s", True)
         with run.noting(measure.name, relay.name):
             run.figures.add(measure, relay.name, _bulk(run, relay))
@@ -110,10 +110,10 @@ def _bulk(run: Run, relay: Relay) -> float:
     with (
         isolation.service(run) as address,
         run.through(relay, address) as way,
-        isolation.flows(run, way.address) as flowing,
+        isolation.flows(run, address, way.address) as flow,
     ):
         time.sleep(run.seconds)
-        return isolation.gigabits(flowing)
+        return isolation.gigabits(flow)
 
 
 def _plural(what: str, count: int) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks import services
+from benchmarks import load, services
 from benchmarks.figures import Measure
 from benchmarks.processes import Address, Process, free_port, until_listening
 from benchmarks.relays import Relay
@@ -20,6 +22,7 @@ P50 = Measure("p50 under bulk load", "us", False)
 P99 = Measure("p99 under bulk load", "us", False)
 """Of 64 B round trips, one at a time, beside STREAMS that send as fast as the relay takes it."""
 BESIDE = Measure("bulk beside the round trips", "Gb/s", True)
+"""What arrived at the service meanwhile."""
 LATE = Measure("timer lateness, median", "ms", False)
 LATEST = Measure("timer lateness, worst", "ms", False)
 """Of a 10 ms timer in the relay's own process, beside CLIENTS that each have a message on its way."""
@@ -28,10 +31,18 @@ ROUND_TRIPS = Measure("round trips beside the timer", "1/s", True)
 STREAMS = 8
 CLIENTS = 512
 RAMP = 0.3
-"""Seconds that bulk flows before a round trip counts."""
+"""Seconds that bulk flows before anything counts."""
 PATIENCE = 20.0
 """Seconds for a process to end that was told to."""
 _BENCHMARKS = Path(__file__).parents[1]
+
+
+class Flow(NamedTuple):
+    """Bulk on its way to a service, and what had arrived there ``before`` anything counted."""
+
+    process: Process
+    service: Address
+    before: dict[str, Any]
 
 
 def measure(run: Run) -> Iterator[str]:
@@ -48,17 +59,22 @@ def measure(run: Run) -> Iterator[str]:
 
 
 def _round_trips(run: Run, relay: Relay | None, subject: str) -> None:
-    with service(run) as address, run.through(relay, address) as way, flows(run, way.address) as flowing:
-        time.sleep(RAMP)
+    with (
+        service(run) as address,
+        run.through(relay, address) as way,
+        flows(run, address, way.address) as flow,
+    ):
         ping = json.loads(run.load(*_load("ping", *way.address, run.seconds), name="ping"))
-        run.figures.add(BESIDE, subject, gigabits(flowing))
+        run.figures.add(BESIDE, subject, gigabits(flow))
+    given = "ran first, by SCHED_FIFO" if ping["first"] else "waited for bulk's: SCHED_FIFO was not given"
+    run.figures.note(f"Round trips beside bulk: their client and service {given}.")
     run.figures.add(P50, subject, ping["p50"])
     run.figures.add(P99, subject, ping["p99"])
 
 
 @contextlib.contextmanager
 def service(run: Run) -> Iterator[Address]:
-    """A service that forgets bulk and echoes what else comes, every connection in a process of its own."""
+    """A service that counts bulk and echoes what else comes, every connection in a process of its own."""
     address = "127.0.0.1", free_port()
     with Process(_load("mixed", *address), run.directory / "mixed.log", run.pinning.load) as process:
         until_listening(process, *address)
@@ -66,20 +82,31 @@ def service(run: Run) -> Iterator[Address]:
 
 
 @contextlib.contextmanager
-def flows(run: Run, address: Address) -> Iterator[Process]:
-    """STREAMS that send to such a service."""
-    words = _load("bulk", *address, STREAMS)
+def flows(run: Run, address: Address, way: Address) -> Iterator[Flow]:
+    """STREAMS that send to such a service, which listens on ``address``, by a way to it."""
+    words = _load("bulk", *way, STREAMS)
     with Process(words, run.directory / "bulk.log", run.pinning.load) as process:
-        yield process
+        time.sleep(RAMP)
+        yield Flow(process, address, _arrived(address))
 
 
-def gigabits(flowing: Process) -> float:
-    """End ``flows``; how much they sent, in Gb/s. RuntimeError where one of them broke off."""
-    flowing.end()
-    told = json.loads(flowing.wait(PATIENCE))
-    if not all(told["streams"]):
-        raise RuntimeError(f"bulk: {told['streams'].count(0)} of {STREAMS} streams broke off or sent nothing")
-    return float(sum(told["streams"]) * 8 / told["seconds"] / 1e9)
+def gigabits(flow: Flow) -> float:
+    """End ``flows``; how much arrived since they began, in Gb/s. RuntimeError where a stream broke off."""
+    before, now = flow.before, _arrived(flow.service)
+    flow.process.end()
+    broken = json.loads(flow.process.wait(PATIENCE))["broken off"]
+    silent = STREAMS - len(now["streams"])
+    if broken or silent:
+        raise RuntimeError(f"bulk: of {STREAMS} streams {broken} broke off, of {silent} nothing arrived")
+    moved = sum(now["streams"]) - sum(before["streams"])
+    return float(moved * 8 / (now["seconds"] - before["seconds"]) / 1e9)
+
+
+def _arrived(service: Address) -> dict[str, Any]:
+    """``streams``: the bytes of each so far, and ``seconds``: when that was."""
+    with socket.create_connection(service, PATIENCE) as sock, sock.makefile("rb") as told:
+        sock.sendall(load.COUNT)
+        return dict(json.load(told))
 
 
 def _lateness(run: Run, clients: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from benchmarks import services
 from benchmarks.figures import Measure
-from benchmarks.processes import written
+from benchmarks.processes import until_idle, written
 from benchmarks.relays import Relay
 from benchmarks.run import DIRECT, Run, Way
 
@@ -17,7 +18,15 @@ SIZES = {64: "64 B", 1024: "1 KiB"}
 PERCENTILES = {"p50": "50.000", "p99": "99.000", "p99.9": "99.900"}
 _COMPLAINT = re.compile(r"Socket errors:.*|Non-2xx.*")
 _RATE = re.compile(r"^Requests/sec: *([\d.]+)$", re.MULTILINE)
+_NUMBER = re.compile(r"^ *(\d+) requests in ", re.MULTILINE)
 _LOST = re.compile(r"# dropped messages = (\d+); # duplicated messages = (\d+)")
+
+
+class Answered(NamedTuple):
+    """How many requests were, and how many a second."""
+
+    requests: int
+    rate: float
 
 
 def measure(run: Run) -> Iterator[str]:
@@ -34,8 +43,8 @@ def measure(run: Run) -> Iterator[str]:
             yield from _round_trips(run, relay, size)
 
 
-def wrk(run: Run, there: Way, clients: int, *headers: str) -> float:
-    """Requests a second. RuntimeError where one of them failed."""
+def wrk(run: Run, there: Way, clients: int, *headers: str) -> Answered:
+    """Load a way with requests. RuntimeError where one of them failed."""
     # wrk counts time in whole seconds, but ends in order when it is interrupted.
     timeout = ("timeout", "--signal=INT", "--preserve-status", f"{run.seconds}")
     given = (f"--header={header}" for header in headers)
@@ -44,22 +53,33 @@ def wrk(run: Run, there: Way, clients: int, *headers: str) -> float:
     printed = run.load(*timeout, *load, f"http://{written(there.address)}/", name="wrk")
     if complaint := _COMPLAINT.search(printed):
         raise RuntimeError(f"wrk: {complaint[0]}")
-    rate = _RATE.search(printed)
-    if rate is None or not float(rate[1]):
+    number, rate = _NUMBER.search(printed), _RATE.search(printed)
+    if number is None or rate is None or not int(number[1]):
         raise RuntimeError("wrk: no request was answered")
-    return float(rate[1])
+    return Answered(int(number[1]), float(rate[1]))
+
+
+def costing(run: Run, there: Way, clients: int, cost: Measure, subject: str, *headers: str) -> Answered:
+    """As ``wrk``; add what each request costs the relay, where there is one, in microseconds of CPU time."""
+    before = there.cpu_seconds()
+    answered = wrk(run, there, clients, *headers)
+    if there.process:
+        until_idle(there.process)  # who has a process for each client is to end them
+        run.figures.add(cost, subject, (there.cpu_seconds() - before) / answered.requests * 1e6)
+    return answered
 
 
 def _requests(run: Run, relay: Relay | None, clients: int) -> Iterator[str]:
     subject = relay.name if relay else DIRECT
     requests = Measure(f"keep-alive requests, {clients} clients", "1/s", True)
+    cost = Measure(f"CPU per request, {clients} clients", "us", False)
     yield f"{requests.name}: {subject}"
     with (
         run.noting(requests.name, subject),
         services.nginx(run) as address,
         run.through(relay, address) as there,
     ):
-        run.figures.add(requests, subject, wrk(run, there, clients))
+        run.figures.add(requests, subject, costing(run, there, clients, cost, subject).rate)
 
 
 def _round_trips(run: Run, relay: Relay | None, size: int) -> Iterator[str]:

@@ -9,16 +9,16 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks import services
 from benchmarks.figures import Measure
-from benchmarks.processes import Address, Process
+from benchmarks.processes import Address, Process, memory
 from benchmarks.relays import Portproxy, Relay
 from benchmarks.run import Run
 
 AT_REST = Measure("PSS at rest", "MB", False)
-"""Of all processes once a first connection has come and gone; portproxy without its status endpoint."""
+"""Of all processes once a first connection has come and gone; portproxy without its status endpoint.
+Counted as if a relay had the machine to itself: Process.pss says how."""
 PER_CONNECTION = Measure("memory per idle connection", "KiB", False)
 """What all processes have more of than before, pages of files left out: a relay's share of those changes
 with whoever else maps them. What the kernel holds for sockets is not in it."""
@@ -114,13 +114,7 @@ def _kib(process: Process, before: int, count: int) -> float:
 
 def _memory(process: Process) -> int:
     """KiB of all its processes, pages of files left out, what they share counted once."""
-    rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in process.family())
-    return sum(
-        int(line.split()[1])
-        for lines in rollups
-        for line in lines
-        if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
-    )
+    return sum(memory(pid, "Pss_Anon:", "Pss_Shmem:") for pid in process.family())
 
 
 @contextlib.contextmanager

@@ -359,7 +359,7 @@ async def killed() -> Relay:
 @provokes(Ended.INTERNAL, IN_THE_ONE_WORKER)
 async def internal() -> Relay:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copy, "TURN_BYTES", None)  # its first comparison raises TypeError
+        patch.setattr(copy, "_READS", None)  # range() raises TypeError
         async with session(faults=1) as (relay, client, server):
             await send_all(client, b"?")
             assert await was_reset(client)
