@@ -83,4 +83,6 @@ class Run:
 def _why(error: Exception) -> str:
     """One line. The benchmark's own errors, and the system's, say enough without their types."""
     said = " ".join(str(error).split())
-    return said if said and isinstance(error, RuntimeError | OSError) else f"{type(error).__name__}: {said}"
+    if said and isinstance(error, RuntimeError | OSError):
+        return said
+    return ": ".join(filter(None, (type(error).__name__, said)))

@@ -33,11 +33,11 @@ def _step(run: Run, relay: Relay | None, subject: str, access_log: bool = False)
         with run.through(relay, address, access_log=access_log) as there:
             answered = costing(run, there, CLIENTS, COST, subject, "Connection: close")
         if access_log:  # which is whole once the relay has ended
-            _check((run.directory / "access.log").read_bytes().count(b"\n"), answered.requests)
+            check_log((run.directory / "access.log").read_bytes().count(b"\n"), answered.requests)
         run.figures.add(NEW, subject, answered.rate)
 
 
-def _check(lines: int, connections: int) -> None:
+def check_log(lines: int, connections: int) -> None:
     """RuntimeError where an access log misses more of the connections than LOSS."""
     if lines < connections * (1 - LOSS):
         raise RuntimeError(f"the access log has {lines:,} lines for {connections:,} connections")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import plots, report, targets
+from benchmarks.figures import Measure
+from benchmarks.measures import bulk
 from benchmarks.relays import PEERS
 from benchmarks.run import Run
 from benchmarks.targets import Target, Verdict
@@ -66,7 +68,7 @@ def everyone_was_measured(result: Mapping[str, Any]) -> None:
     }
     assert list(measured) == list(benchmark.GROUPS)
     installed = {peer.name for peer in PEERS if peer.installed()}
-    assert set(result["subjects"]) == {"portproxy", *installed}
+    assert set(result["subjects"]) == {"portproxy", bulk.DEFAULT.name, *installed}
     assert set(result["missing"]) == {peer.name for peer in PEERS} - installed
     failed = {failure["subject"] for failure in result["failed"]}
     for group, subjects in measured.items():
@@ -75,6 +77,7 @@ def everyone_was_measured(result: Mapping[str, Any]) -> None:
     for measure in result["measures"].values():
         for figure in measure["subjects"].values():
             assert figure["min"] <= figure["median"] <= figure["max"]
+            assert len(figure["values"]) == result["rounds"]
 
 
 def every_target_has_a_figure(result: Mapping[str, Any]) -> None:
@@ -125,6 +128,7 @@ def made(measures: Mapping[str, Any]) -> dict[str, Any]:
             "HAProxy": {"version": "1.2", "configuration": "listen relay"},
         },
         "measures": dict(measures),
+        "notes": {"connections": ["Said once."]},
         "missing": ["rinetd"],
         "failed": [{"measure": "new connections", "subject": "socat", "why": "exit code 1: a|b"}],
     }
@@ -161,6 +165,15 @@ def test_a_target_is_judged(
     assert (found.value, found.verdict) == (value, verdict)
 
 
+def test_a_target_has_the_ratios_of_rounds_that_both_were_measured_in() -> None:
+    figures = measure(portproxy=10, HAProxy=10)
+    for subject, values in (("portproxy", [8, None, 12, 10]), ("HAProxy", [10, 10, 10, None])):
+        figures["subjects"][subject]["values"] = values
+    (found,) = targets.findings({"m": figures}, [RATIO])
+    assert found.ratios == [0.8, 1.2]
+    assert report.between(found.value, found.ratios) == "1.000 (0.800 to 1.200)"
+
+
 def test_every_target_asks_more_of_the_goal_than_is_due() -> None:
     for target in targets.TARGETS:
         assert target.due != target.goal, target.measure
@@ -186,14 +199,18 @@ def test_numbers_have_three_digits_that_count(value: float | None, written: str)
 
 
 def test_the_page_says_everything() -> None:
-    page = report.page(made({"new connections": measure(group="connections", portproxy=6, HAProxy=10)}))
+    new = measure(group="connections", portproxy=6, HAProxy=10, nginx=5)
+    new["subjects"]["nginx"]["values"][1] = None
+    page = report.page(made({"new connections": new}))
     for line in (
         "| processor | an abacus |",
         "CPUs: relay on CPU 1",
-        "| new connections | 10.0 u | 6.00 u | 0.600 | 0.6 | 1 | due reached |",
+        "| new connections | 10.0 u | 6.00 u | 0.600 (0.600 to 0.600) | 0.6 | 1 | due reached |",
         "| 64 B round trip, p50 | - | - | - | 0.85 | 0.65 | not measured |",
         "| subject | new connections, u (more is better) |",
         "| portproxy | 6.00 (5.40 to 6.60) |",
+        "| nginx | 5.00 (4.50 to 5.50), 2 of 3 |",
+        "Said once.",
         "Not installed, so not measured: rinetd.",
         "| socat | new connections | exit code 1: a\\|b |",
         "### portproxy 0.0",
@@ -268,6 +285,40 @@ def test_a_group_that_fails_is_said(
     assert "round 2 of 2: a step" in printed
     assert "failed: all, bulk: out of luck" in printed
     assert "| all | bulk | out of luck |" in (tmp_path / "speed.md").read_text()
+
+
+def interrupted_in(number: int) -> Callable[[Run], Iterator[str]]:
+    """A group of measures that Ctrl-C comes to in that round."""
+
+    def group(run: Run) -> Iterator[str]:
+        yield "a step"
+        if run.round == number:
+            raise KeyboardInterrupt
+        run.figures.add(Measure("m", "s", False), "portproxy", run.round)
+
+    return group
+
+
+def test_rounds_before_an_interrupt_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(benchmark.GROUPS, "bulk", interrupted_in(2))
+    assert benchmark.main(["--only", "bulk", "--rounds", "5", "--results", str(tmp_path)]) == 1
+    assert "interrupted after 2 of 5 rounds" in capsys.readouterr().err
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert result["rounds"] == 2
+    assert result["measures"]["m"]["subjects"]["portproxy"]["values"] == [0, 1]
+    assert (tmp_path / "speed.md").read_text() == report.page(result)
+    assert (tmp_path / "bulk.svg").exists()
+
+
+def test_an_interrupt_in_the_first_round_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(benchmark.GROUPS, "bulk", interrupted_in(0))
+    assert benchmark.main(["--only", "bulk", "--results", str(tmp_path)]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tool_that_is_missing_is_said(
