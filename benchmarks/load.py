@@ -1,5 +1,6 @@
 """Services and clients that no tool at hand is; each runs as a process of its own, ``load.py ROLE ...``.
 
+    sink ADDRESS PORT                   holds every connection, and sends back what comes
     mixed ADDRESS PORT                  counts what comes where BULK comes first, says how much that is where
                                         COUNT does, echoes on other connections
     bulk ADDRESS PORT STREAMS           sends to such a service until SIGTERM; prints how many broke off
@@ -64,6 +65,23 @@ def _send_back(sock: socket.socket) -> bool:
     except OSError:
         return False
     return bool(received)
+
+
+def sink(address: str, port: str) -> None:
+    """Serve until the process ends."""
+    listener = _listen(address, int(port))
+    poll = select.epoll()
+    poll.register(listener, select.EPOLLIN)
+    held: dict[int, socket.socket] = {}
+    while True:
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                sock, _ = listener.accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                held[sock.fileno()] = sock
+                poll.register(sock, select.EPOLLIN)
+            elif not _send_back(held[fd]):
+                held.pop(fd).close()
 
 
 def mixed(address: str, port: str) -> None:
@@ -159,7 +177,13 @@ def busy(address: str, port: str, clients: str, seconds: str) -> None:
     print(json.dumps({"clients": len(connections), "round trips a second": round_trips / float(seconds)}))
 
 
-_ROLES: dict[str, Callable[..., None]] = {"mixed": mixed, "bulk": bulk, "ping": ping, "busy": busy}
+_ROLES: dict[str, Callable[..., None]] = {
+    "sink": sink,
+    "mixed": mixed,
+    "bulk": bulk,
+    "ping": ping,
+    "busy": busy,
+}
 
 if __name__ == "__main__":
     _ROLES[sys.argv[1]](*sys.argv[2:])

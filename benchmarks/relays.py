@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
+from benchmarks.machine import debian
 from benchmarks.processes import Address, Process, free_port, written
 
 BLOCK = 256 * 1024
@@ -48,9 +48,7 @@ class Relay:
     def version(self) -> str:
         """As its package says."""
         assert self.package is not None
-        words = ["dpkg-query", "--show", "--showformat=${Version}", self.package]
-        done = subprocess.run(words, capture_output=True, check=False, text=True)
-        return done.stdout or "not from Debian"
+        return debian(self.package)
 
     def configuration(self, place: Place) -> str:
         """Its configuration file, or its command line where it reads none."""

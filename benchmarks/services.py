@@ -66,8 +66,8 @@ def sockperf(run: Run) -> Iterator[Address]:
 def sink(run: Run, host: str = "127.0.0.1") -> Iterator[Address]:
     """A service that holds every connection, and sends back what comes."""
     address = host, free_port(host)
-    script = str(Path(__file__).with_name("sink.py"))
-    with _serving(run, "sink", [sys.executable, script, host, str(address[1])], address):
+    script = str(Path(__file__).with_name("load.py"))
+    with _serving(run, "sink", [sys.executable, script, "sink", host, str(address[1])], address):
         yield address
 
 

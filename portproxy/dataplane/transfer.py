@@ -96,6 +96,7 @@ class Transfer:
 
     def turn(self, leg: Leg) -> None:
         """Give ``leg`` one turn; what is left undone comes back through the ready queue."""
+        # As leg.movable says, without the call: every message comes by here.
         if leg.queued or leg.ended or self.ended or not (leg.peer.writable if leg.pending else leg.readable):
             return
         self.active_at = now = self._loop.now

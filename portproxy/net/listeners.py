@@ -53,7 +53,7 @@ def listen(family: Family, address: str, rule: Rule) -> socket.socket:
 
 def accept(listener: socket.socket) -> tuple[socket.SocketType, SockAddr]:
     """The next connection queued on ``listener``, non-blocking, and where it comes from. Raises OSError."""
-    # socket.accept would make a socket.socket: three times the work, for each session twice.
+    # socket.accept would make a socket.socket, whose constructor and close run in Python.
     fd, sockaddr = listener._accept()  # type: ignore[attr-defined]
     sock = socket.SocketType(-1, socket.SOCK_STREAM, 0, fd)
     sock.setblocking(False)
