@@ -14,6 +14,7 @@ from portproxy.dataplane.pipes import Pipe, PipePool
 _ERROR = select.EPOLLERR
 _OUTPUT = select.EPOLLOUT
 _INPUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
+_PLAIN = select.EPOLLIN | select.EPOLLOUT
 _READ_ON = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 
 
@@ -117,6 +118,10 @@ class Leg:
 
     def on_events(self, mask: int) -> None:
         """Take one edge from epoll(7)."""
+        if mask == _PLAIN:
+            self.readable = self.writable = True
+            self.owner.on_ready(self)
+            return
         if mask & _ERROR:
             # Before any end of stream: after the peer's FIN a reset shows as nothing else.
             self.owner.on_error(self)
@@ -167,10 +172,11 @@ class Leg:
 
         Raises LegError when the peer's socket was reset meanwhile.
         """
-        try:
-            self.peer.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
+        if not self.peer.ended:  # else both sockets are closed next, which passes it on as well
+            try:
+                self.peer.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
         self.ended = True
         self.readable = False
 

@@ -83,7 +83,7 @@ class Transfer:
     def on_ready(self, leg: Leg) -> None:
         """Move what the new edge on ``leg`` allows, in both directions; bulk waits for its turn."""
         peer = leg.peer
-        if leg.writable and peer.pending:
+        if peer.pending and leg.writable:
             if peer.bulk:
                 self._queue(peer)
             else:

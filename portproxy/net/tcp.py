@@ -20,16 +20,15 @@ def set_options(sock: socket.SocketType, rule: Rule, *, new: bool = False) -> No
     Urgent data stays in the stream (SO_OOBINLINE): a relay that read it out of band would lose it.
     A ``new`` socket is told only what is not so by itself.
     """
-    for level, option, value in _options(rule.nodelay, rule.keepalive, rule.usertimeout):
-        if value or not new:
-            sock.setsockopt(level, option, value)
+    for level, option, value in _options(rule.nodelay, rule.keepalive, rule.usertimeout, new):
+        sock.setsockopt(level, option, value)
 
 
 @functools.lru_cache
 def _options(
-    nodelay: bool, keepalive: float | None, usertimeout: float | None
+    nodelay: bool, keepalive: float | None, usertimeout: float | None, new: bool
 ) -> tuple[tuple[int, int, int], ...]:
-    """Levels, options and values; 0 is what a socket begins with."""
+    """Levels, options and values, but for a new socket those of 0, which it begins with."""
     options = [
         (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, int(nodelay)),
@@ -43,7 +42,8 @@ def _options(
             (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
         ]
     milliseconds = 0 if usertimeout is None else max(1, round(usertimeout * 1000))
-    return (*options, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+    options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+    return tuple(option for option in options if option[2] or not new)
 
 
 def same_options(a: Rule, b: Rule) -> bool:

@@ -125,9 +125,7 @@ class Instance:
         return sum(source_of(session.peer[0]) == source for session in self.sessions)
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
-        """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
-        if literal(rule.connect.address):
-            return (rule.connect.address,)
+        """The addresses of the upstream's name where they need no waiting, else None. Raises ResolveError."""
         return self.resolver.fresh(rule.connect.address, rule.type.connect_family)
 
     def last_addresses(self) -> tuple[str, ...]:
@@ -138,11 +136,8 @@ class Instance:
         return self.resolver.last(connect.address, self.rule.type.connect_family)
 
     def leads_back(self, address: str, rule: Rule) -> bool:
-        """Whether ``address``, which a name gave, leads back to this rule.
-
-        For literal addresses the configuration was checked for that.
-        """
-        return literal(rule.connect.address) is None and self._around.leads_back(rule, address)
+        """Whether ``address``, which the upstream's name gave, leads back to this rule."""
+        return self._around.leads_back(rule, address)
 
     def connected(self, seconds: float) -> None:
         """A session's upstream answered, ``seconds`` after its client was accepted."""

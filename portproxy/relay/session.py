@@ -13,7 +13,7 @@ from portproxy.dataplane.leg import Leg, pending_error
 from portproxy.dataplane.loop import Accountable
 from portproxy.dataplane.transfer import RESETS, Transfer, reset
 from portproxy.dataplane.wheel import NOWHERE
-from portproxy.model import Rule
+from portproxy.model import Rule, literal
 from portproxy.net.dial import begin_connect, connected_to_itself
 from portproxy.net.resolver import ResolveError, Resolver
 from portproxy.net.tcp import endpoint_text
@@ -40,10 +40,10 @@ class Running(Protocol):
     spawn: Spawn
 
     def known_addresses(self, rule: Rule) -> tuple[str, ...] | None:
-        """The upstream's addresses where they need no waiting, else None. Raises ResolveError."""
+        """The addresses of the upstream's name where they need no waiting, else None. Raises ResolveError."""
 
     def leads_back(self, address: str, rule: Rule) -> bool:
-        """Whether ``address``, which a name gave, leads back to this rule."""
+        """Whether ``address``, which the upstream's name gave, leads back to this rule."""
 
     def count(self, session: Session, up: Ledger, down: Ledger) -> None:
         """Count what a session has moved since it was counted last."""
@@ -157,6 +157,12 @@ class Session:
 
     def dial(self) -> None:
         """Begin with the upstream's addresses, at once where they are known without waiting."""
+        address = self.rule.connect.address
+        if literal(address):
+            # That it does not lead back was checked with the configuration.
+            self._addresses = (address,)
+            self._dial_next()
+            return
         try:
             addresses = self.instance.known_addresses(self.rule)
         except ResolveError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
 
 import msgspec
 
@@ -33,8 +32,7 @@ class WorkerFrameError(Exception):
     """What came is no frame, or no reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(msgspec.Struct, frozen=True):
     """Comes first, to a process: how it is set up, and which ``row`` of ``rows`` its counters are.
 
     The memory of the counters comes with it.
@@ -45,16 +43,14 @@ class Setup:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Rules to run from now on, and those that get new values, by the numbers of their counters."""
 
     begin: tuple[tuple[int, Rule], ...]
     change: tuple[tuple[int, Rule], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(msgspec.Struct, frozen=True):
     """A listening socket, by its number, and the rules on it, by theirs.
 
     ``default`` takes the connections, but for those made to an address in ``specific``.
@@ -65,30 +61,26 @@ class Listening:
     specific: tuple[tuple[Address, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(msgspec.Struct, frozen=True):
     """Accept on these. Sockets come with those that are ``new``, in their order; the others are known."""
 
     known: tuple[Listening, ...] = ()
     new: tuple[Listening, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """Accept what is queued on these listening sockets, and close them."""
 
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(msgspec.Struct, frozen=True):
     """Take over connections, which come with this, as if they had been accepted on this listening socket."""
 
     listening: Listening
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(msgspec.Struct, frozen=True):
     """No session of these rules will begin any more: they are forgotten. Of one that has some yet it is told
     when the last has ended.
     """
@@ -96,52 +88,45 @@ class Retire:
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """Reset the sessions of these rules, or of all, for this reason."""
 
     reason: Ended
     numbers: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Count what the sessions that run have moved by now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sessions:
+class Sessions(msgspec.Struct, frozen=True):
     """The sessions of the rule of this name, or of all, as old as they are at ``now`` (CLOCK_MONOTONIC)."""
 
     rule: str | None
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True):
     """Reset the session of this id."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """What would await a client of this rule, from this address where one is given."""
 
     number: int
     source: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
+class Ways(msgspec.Struct, frozen=True):
     """Where connections of this rule to these addresses would go."""
 
     rule: Rule
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reopen:
+class Reopen(msgspec.Struct, frozen=True):
     """Open the log files anew, after logrotate(8) has moved the old ones away."""
 
 
