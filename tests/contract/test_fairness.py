@@ -105,18 +105,25 @@ async def test_a_turn_moves_so_much_and_no_more(rig: Rig, dataplane: DataPlaneCh
     assert upload.leg.accepted - before <= 31 * max(pipesize, TURN_BYTES)
 
 
+async def there(rig: Rig, upload: Upload, size: int) -> None:
+    """Have ``size`` bytes of an upload waiting to be read, all at once."""
+    assert upload.session.client.send(FILL[:size]) == size
+    while waiting(upload.leg.sock) < size:
+        await rig.pause()
+
+
 async def test_one_upload_has_its_turn_at_a_time(rig: Rig) -> None:
     uploads = [Upload(rig.start(DataPlaneChoice.AUTO, buffers=4 << 20)) for _ in range(8)]
-    await busy(rig, uploads)
-    await rig.settle()
     for upload in uploads:
+        # A whole read and a whole pipe's worth after it: copy finds it to be bulk, and splice leaves it so.
+        await there(rig, upload, 200_000)
+        await rig.settle()
         assert upload.leg.bulk
         upload.drain()
     for _ in range(4):
         for upload in uploads:
             # An edge for each of them, and less than a turn's bytes: nobody is queued already.
-            upload.session.client.send(FILL[:100_000])
-            await rig.shown(upload.leg, select.POLLIN)
+            await there(rig, upload, 100_000)
         for _ in uploads:
             before = [upload.leg.accepted for upload in uploads]
             rig.engine.turn()
