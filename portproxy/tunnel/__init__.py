@@ -1,0 +1,1 @@
+"""Carries packets between the families: an add-on, of which the relay needs nothing."""

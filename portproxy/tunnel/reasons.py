@@ -1,0 +1,19 @@
+"""Why a packet was not carried. Every one of these has a counter, and is the metric's ``reason``."""
+
+from __future__ import annotations
+
+from portproxy.reasons import Reason
+
+
+class Dropped(Reason):
+    """A packet that came from either side and went no further."""
+
+    NOT_IP = "not-ip", "it is no packet of the family that the tunnel carries"
+    TRUNCATED = "truncated", "it ends before its header says"
+    SOURCE = "source", "its outer source is not the tunnel's peer"
+    INNER_SOURCE = "inner-source", "its inner source may not be in a tunnel (RFC 4213, 3.6)"
+    TOO_BIG = "too-big", "it is larger than the tunnel's MTU; its sender was told"
+    ECN = "ecn", "a router marked it as congested, and its sender knows nothing of that (RFC 6040, 4.2)"
+    NO_ROUTE = "no-route", "the kernel has no route to the tunnel's peer"
+    REFUSED = "refused", "the kernel refused to send it; the log has the errno"
+    BUSY = "busy", "the kernel's queue was full"
