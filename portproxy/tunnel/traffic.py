@@ -1,0 +1,32 @@
+"""What one tunnel has carried, and what it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from portproxy.tunnel.reasons import Dropped
+
+
+class Traffic:
+    """Packets and bytes, of the inner packets: ``out`` came from this host, ``in`` went to it."""
+
+    __slots__ = ("_drops", "bytes_in", "bytes_out", "packets_in", "packets_out")
+
+    def __init__(self) -> None:
+        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
+        self._drops = [0] * len(Dropped)
+
+    def count_in(self, length: int) -> None:
+        self.packets_in += 1
+        self.bytes_in += length
+
+    def count_out(self, length: int) -> None:
+        self.packets_out += 1
+        self.bytes_out += length
+
+    def drop(self, reason: Dropped) -> None:
+        self._drops[reason.slot] += 1
+
+    @property
+    def drops(self) -> Mapping[Dropped, int]:
+        return dict(zip(Dropped, self._drops, strict=True))
