@@ -1,4 +1,5 @@
-"""What may stand next on the command line: netsh's types and tags, and what the running relay knows.
+"""What may stand next on the command line: netsh's types and tags, what the running relay knows, and the
+kinds of addresses and their parts.
 
 These are click's ``shell_complete`` callbacks: context, parameter and the word so far, to items.
 """
@@ -52,6 +53,29 @@ def sessions(context: click.Context, parameter: click.Parameter, begun: str) -> 
     except msgspec.ValidationError:
         return []
     return _starting(begun, [(one["id"], f"{one['rule']} from {one['client']}") for one in found])
+
+
+def address_kinds(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem[str]]:
+    """The kinds of addresses that can be made."""
+    from portproxy.tunnel.addresses import KINDS
+
+    return _starting(begun, [(name, kind.what) for name, kind in KINDS.items()])
+
+
+def address_parts(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem[str]]:
+    """The parts that the address of the given kind still lacks."""
+    from portproxy.tunnel.addresses import KINDS
+
+    kind = KINDS.get(context.params.get("kind") or "")
+    given: Sequence[str] = context.params.get(parameter.name or "") or ()
+    if kind is None or "=" in begun:
+        return []
+    names = {part.partition("=")[0] for part in given}
+    return _starting(begun, [(f"{one.name}=", one.accepts) for one in kind.fields if one.name not in names])
 
 
 def _asked(context: click.Context, request: Request) -> Reply | None:
