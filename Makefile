@@ -10,10 +10,12 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 # What the tests call, as command:Debian-package.
 TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base systemd-analyze:systemd \
-         unshare:util-linux nsenter:util-linux setpriv:util-linux mount:mount
+         unshare:util-linux nsenter:util-linux setpriv:util-linux mount:mount ping:iputils-ping
 # What the benchmark measures with, and the relays that it measures beside ours, likewise.
 LOAD := iperf3:iperf3 wrk:wrk sockperf:sockperf nginx:libnginx-mod-stream
-PEERS := haproxy:haproxy socat:socat 6tunnel:6tunnel rinetd:rinetd systemd-socket-activate:systemd
+# And those of the tunnels: a kernel of its own, with its own tunnel drivers, and a dissector.
+PEERS := linux.uml:user-mode-linux modprobe:kmod tshark:tshark \
+         haproxy:haproxy socat:socat 6tunnel:6tunnel rinetd:rinetd systemd-socket-activate:systemd
 FUZZ_EXAMPLES := 200000
 
 BIN := .venv/bin

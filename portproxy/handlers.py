@@ -20,6 +20,7 @@ from portproxy.reconcile import Plan
 from portproxy.report import ChangeData, count, sessions_data, status_data
 from portproxy.snapshot import RuleState, Snapshot
 from portproxy.supervisor import Supervisor
+from portproxy.tunnel.model import Tunnel
 from portproxy.wire.control_frames import Reply, Request
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Handlers:
             "sessions": self._sessions,
             "show": self._show,
             "status": self._status,
+            "tunnels": self._tunnels,
         }
 
     async def _snapshot(self) -> Snapshot:
@@ -90,6 +92,12 @@ class Handlers:
         async with self._building:
             statuses = await self._supervisor.session_statuses(name)
             return Reply(True, "", dict(await _off_the_loop(sessions_data, statuses)))
+
+    async def _tunnels(self, request: Request) -> Reply:
+        # Here, because most relays have none.
+        from portproxy.tunnel.report import tunnels_data
+
+        return Reply(True, "", dict(tunnels_data(self._supervisor.last_snapshot().tunnels)))
 
     async def _kill(self, request: Request) -> Reply:
         session = request.args.get("session", "")
@@ -138,7 +146,10 @@ class Handlers:
         """The rules that a change wanted to listen, and that do not, with the reason."""
         touched = {rule.name for rule in steps.start} | {rule.name for _, rule in steps.change}
         errors = self._supervisor.errors
-        return {name: errors[name] for name in touched if name in errors}
+        failed = {name: errors[name] for name in touched if name in errors}
+        tunnels = {one.name for one in steps.tunnels.start} | {one.name for _, one in steps.tunnels.change}
+        errors = self._supervisor.tunnel_errors
+        return failed | {f"tunnel {name}": errors[name] for name in tunnels if name in errors}
 
     def _find(self, word: str) -> Rule:
         """The rule of this name; or the only one on this listening endpoint or port."""
@@ -179,6 +190,9 @@ def plan_lines(steps: Plan) -> list[str]:
         *_listed("stop", steps.stop, lambda rule: rule.name),
         *_listed("change", steps.change, lambda pair: f"{pair[1].name}: {'; '.join(_differences(*pair))}"),
         *_listed("start", steps.start, _described),
+        *_listed("stop", steps.tunnels.stop, lambda tunnel: f"tunnel {tunnel.name}"),
+        *_listed("change", steps.tunnels.change, lambda pair: _tunnel_differences(*pair)),
+        *_listed("start", steps.tunnels.start, str),
     ]
 
 
@@ -187,6 +201,18 @@ def _listed(verb: str, items: Sequence[T], describe: Callable[[T], str]) -> list
     if len(items) > _LISTED:
         described.append(f"{count(len(items) - _LISTED, 'rule')} more")
     return [f"{verb:<7} {item}" for item in described]
+
+
+def _tunnel_differences(old: Tunnel, new: Tunnel) -> str:
+    # Here, because most relays have none.
+    from portproxy.options.tunnels import TUNNEL_OPTIONS
+
+    written = [
+        (option.name, option.text(getattr(old, option.name)), option.text(getattr(new, option.name)))
+        for option in TUNNEL_OPTIONS
+    ]
+    differences = [f"{name} {before} -> {after}" for name, before, after in written if before != after]
+    return f"tunnel {new.name}: {'; '.join(differences)}"
 
 
 def _described(rule: Rule) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from portproxy import counters
 from portproxy.reasons import ConnectFailed, Ended, Refused
-from portproxy.snapshot import RuleState, RuleStatus, Snapshot
+from portproxy.snapshot import RuleState, RuleStatus, Snapshot, TunnelState, TunnelStatus
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -159,6 +159,8 @@ class RelayCollector(Collector):
         for log, lines in snapshot.lost_lines.items():
             lost.add_metric([log], lines)
         yield lost
+        if snapshot.tunnels:
+            yield from _tunnels(snapshot.tunnels)
 
 
 def _plain(
@@ -207,6 +209,33 @@ def _listener_last_error(rules: list[_RuleView]) -> InfoMetricFamily:
         if rule.last_error:
             family.add_metric([rule.name], {"error": rule.last_error})
     return family
+
+
+def _tunnels(tunnels: Sequence[TunnelStatus]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("portproxy_tunnel_up", "1 where a tunnel carries packets.", labels=["tunnel"])
+    mtu = GaugeMetricFamily(
+        "portproxy_tunnel_mtu_bytes", "The largest packet that goes in.", labels=["tunnel"]
+    )
+    packets = CounterMetricFamily(
+        "portproxy_tunnel_packets", "Packets carried.", labels=["tunnel", "direction"]
+    )
+    carried = CounterMetricFamily(
+        "portproxy_tunnel_bytes", "Bytes carried, of the inner packets.", labels=["tunnel", "direction"]
+    )
+    drops = CounterMetricFamily(
+        "portproxy_tunnel_dropped_packets", "Packets that went no further.", labels=["tunnel", "reason"]
+    )
+    for status in tunnels:
+        name = _label(status.tunnel.name)
+        up.add_metric([name], status.state is TunnelState.UP)
+        mtu.add_metric([name], status.mtu)
+        packets.add_metric([name, "in"], status.packets_in)
+        packets.add_metric([name, "out"], status.packets_out)
+        carried.add_metric([name, "in"], status.bytes_in)
+        carried.add_metric([name, "out"], status.bytes_out)
+        for reason, count in status.drops.items():
+            drops.add_metric([name, reason], count)
+    yield from (up, mtu, packets, carried, drops)
 
 
 def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:

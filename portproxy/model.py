@@ -12,6 +12,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass, field
 
+from portproxy.tunnel.model import Tunnel
+
 ANY = "*"
 """netsh's word for "any address of the listening family"."""
 
@@ -192,6 +194,7 @@ class Config:
 
     server: Server = field(default_factory=Server)
     rules: tuple[Rule, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
     shadowed: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -6,9 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portproxy.model import Config, Family, Rule
+from portproxy.tunnel.model import Tunnel
 
 PortKey = tuple[Family, int]
 """A family and a port: the rules on it are laid out on listening sockets together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPlan:
+    """The same for tunnels, each by its interface and type.
+
+    A changed one keeps its interface, and what goes through it goes on.
+    """
+
+    stop: tuple[Tunnel, ...] = ()
+    keep: tuple[Tunnel, ...] = ()
+    change: tuple[tuple[Tunnel, Tunnel], ...] = ()
+    start: tuple[Tunnel, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.stop or self.change or self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +39,7 @@ class Plan:
     keep: tuple[Rule, ...]
     change: tuple[tuple[Rule, Rule], ...]
     start: tuple[Rule, ...]
+    tunnels: TunnelPlan
 
     @property
     def ports(self) -> tuple[PortKey, ...]:
@@ -30,8 +48,13 @@ class Plan:
         return tuple(dict.fromkeys(port_key(rule) for rule in touched))
 
     def __str__(self) -> str:
-        counts = (("stop", self.stop), ("keep", self.keep), ("change", self.change), ("start", self.start))
-        return ", ".join(f"{verb} {len(rules)}" for verb, rules in counts)
+        rules = _counts(self)
+        return f"{rules}; of tunnels {_counts(self.tunnels)}" if self.tunnels else rules
+
+
+def _counts(plan: Plan | TunnelPlan) -> str:
+    counts = (("stop", plan.stop), ("keep", plan.keep), ("change", plan.change), ("start", plan.start))
+    return ", ".join(f"{verb} {len(what)}" for verb, what in counts)
 
 
 def port_key(rule: Rule) -> PortKey:
@@ -54,7 +77,19 @@ def plan(old: Config, new: Config) -> Plan:
         else:
             change.append((was, rule))
     stop = tuple(rule for endpoint, rule in before.items() if endpoint not in after)
-    return Plan(stop, tuple(keep), tuple(change), tuple(start))
+    return Plan(stop, tuple(keep), tuple(change), tuple(start), _plan_tunnels(old, new))
+
+
+def _plan_tunnels(old: Config, new: Config) -> TunnelPlan:
+    before = {(tunnel.interface, tunnel.type): tunnel for tunnel in old.tunnels}
+    after = {(tunnel.interface, tunnel.type): tunnel for tunnel in new.tunnels}
+    both = [(before[key], tunnel) for key, tunnel in after.items() if key in before]
+    return TunnelPlan(
+        tuple(tunnel for key, tunnel in before.items() if key not in after),
+        tuple(now for was, now in both if now == was),
+        tuple((was, now) for was, now in both if now != was),
+        tuple(tunnel for key, tunnel in after.items() if key not in before),
+    )
 
 
 def sockets(config: Config) -> int:

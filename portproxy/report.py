@@ -233,10 +233,10 @@ def _rule_row(rule: RuleData) -> tuple[str, ...]:
         printable(rule["state"]),
         str(rule["sessions"]),
         f"{rates['connections']:.1f}" if rates else _UNKNOWN,
-        f"{_bytes(rates['bytes_up'])}/s" if rates else _UNKNOWN,
-        f"{_bytes(rates['bytes_down'])}/s" if rates else _UNKNOWN,
-        _bytes(counted["bytes_up"]),
-        _bytes(counted["bytes_down"]),
+        f"{in_bytes(rates['bytes_up'])}/s" if rates else _UNKNOWN,
+        f"{in_bytes(rates['bytes_down'])}/s" if rates else _UNKNOWN,
+        in_bytes(counted["bytes_up"]),
+        in_bytes(counted["bytes_down"]),
     )
 
 
@@ -256,8 +256,8 @@ def _session_row(session: SessionData) -> tuple[str, ...]:
         printable(session["state"]),
         _time(session["age"]),
         _UNKNOWN if session["idle"] is None else _time(session["idle"]),
-        _bytes(session["up_delivered"]),
-        _bytes(session["down_delivered"]),
+        in_bytes(session["up_delivered"]),
+        in_bytes(session["down_delivered"]),
     )
 
 
@@ -266,7 +266,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _bytes(number: float) -> str:
+def in_bytes(number: float) -> str:
     """A number of bytes in decimal units."""
     if number < 999.5:
         return f"{number:.0f} B"

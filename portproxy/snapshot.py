@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from portproxy.model import Rule
+from portproxy.tunnel.model import Tunnel
 
 
 class RuleState(enum.StrEnum):
@@ -31,6 +32,33 @@ class RuleStatus:
     block: Sequence[int]
 
 
+class TunnelState(enum.StrEnum):
+    """Where a tunnel stands."""
+
+    UP = "up"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStatus:
+    """One tunnel: its state, its last error for people (empty when there was none), and what it has done.
+
+    ``local`` is the address that it leaves from, empty while it fails; ``mtu`` is in bytes of the inner
+    packet. Packets and bytes are those of the inner packets, ``drops`` counts packets by reason.
+    """
+
+    tunnel: Tunnel
+    state: TunnelState
+    last_error: str
+    local: str
+    mtu: int
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+    drops: Mapping[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole relay. ``lost_lines`` counts log lines dropped, by log; ``draining`` is set once
@@ -45,10 +73,11 @@ class Snapshot:
     workers: int = 1
     missing: int = 0
     deaths: int = 0
+    tunnels: tuple[TunnelStatus, ...] = ()
 
     @property
     def not_ready(self) -> str:
-        """Why the relay is not ready, in one line; empty when every rule listens."""
+        """Why the relay is not ready, in one line; empty when every rule listens and every tunnel is up."""
         if self.draining:
             return "the relay is stopping"
         if self.missing == self.workers:
@@ -56,6 +85,9 @@ class Snapshot:
         for status in self.rules:
             if status.state is RuleState.FAILED:
                 return f"rule {status.rule.name}: {status.last_error}"
+        for tunnel in self.tunnels:
+            if tunnel.state is TunnelState.FAILED:
+                return f"tunnel {tunnel.tunnel.name}: {tunnel.last_error}"
         return ""
 
 

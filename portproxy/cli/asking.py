@@ -61,9 +61,9 @@ def status(path: str | None, control: str | None, as_json: bool) -> None:
     seconds = time.monotonic() - started
     now = told(ask(server, Request("status")), StatusData)
     if as_json:
-        _print_json(with_rates(now, before, seconds))
+        print_json(with_rates(now, before, seconds))
     else:
-        click.echo(status_text(now, before, seconds, _width()))
+        click.echo(status_text(now, before, seconds, terminal_width()))
 
 
 @click.command()
@@ -81,9 +81,9 @@ def sessions(rule: str | None, path: str | None, control: str | None, as_json: b
     args = {"rule": rule} if rule is not None else {}
     found = told(ask(options.server(path, control), Request("sessions", args)), SessionsData)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        click.echo(sessions_text(found, _width()))
+        click.echo(sessions_text(found, terminal_width()))
 
 
 @click.command()
@@ -114,7 +114,7 @@ def explain(rule: str, source: str | None, path: str | None, control: str | None
     args = {"rule": rule} | ({"from": source} if source is not None else {})
     reply = ask(options.server(path, control), Request("explain", args))
     if as_json:
-        _print_json(reply.data)
+        print_json(reply.data)
     else:
         say(reply)
     sys.exit(0 if reply.ok else 1)
@@ -156,10 +156,11 @@ def told(reply: Reply, kind: type[D]) -> D:
         raise PortproxyError(f"the relay speaks another version of portproxy: {error}") from None
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     """Characters in a line of the terminal; None where nobody is looking."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _print_json(data: Any) -> None:
+def print_json(data: Any) -> None:
+    """Print ``data``, for programs."""
     click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from portproxy import __version__
-from portproxy.cli import asking, changing, netsh, serving
+from portproxy.cli import asking, changing, netsh, serving, tunnel
 from portproxy.cli.completion import completion
 from portproxy.netsh.grammar import ASKS_FOR_HELP, GrammarError, Verb, verb_of, without_context
 
@@ -69,6 +69,7 @@ for _command in (
     *(netsh.add, netsh.set_, netsh.delete, netsh.reset, netsh.show, netsh.dump),
     *(changing.import_, changing.reload),
     *(asking.status, asking.sessions, asking.kill, asking.explain, asking.health),
+    tunnel.tunnel,
     completion,
 ):
     portproxy.add_command(_command)

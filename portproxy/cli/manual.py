@@ -17,6 +17,7 @@ from portproxy.cli.group import portproxy
 from portproxy.cli.roff import apart, bold, escaped, italic, item, line, paragraphs, prose, table, verbatim
 from portproxy.config import DEFAULT_PATH
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS, Option
+from portproxy.options.tunnels import TUNNEL_OPTIONS
 
 EXIT_CODES = (
     (
@@ -99,6 +100,11 @@ _TABLES = (
         RULE_OPTIONS,
     ),
     ("SERVER OPTIONS", "Keys of `[server]` in the file.", SERVER_OPTIONS),
+    (
+        "TUNNELS",
+        "Keys of `[[tunnel]]` in the file. Tunnels need `pip install 'portproxy[tunnel]'`.",
+        TUNNEL_OPTIONS,
+    ),
 )
 
 _EXAMPLES = (
@@ -170,19 +176,27 @@ def _keys(title: str, about: str, options: Iterable[Option]) -> Iterator[str]:
 
 def _commands(root: click.Context) -> Iterator[str]:
     """The commands, in their order, each with the options that no other has; then all the others."""
-    contexts = [
-        click.Context(command, parent=root, info_name=name) for name, command in portproxy.commands.items()
-    ]
+    contexts = list(_contexts(portproxy, root))
     shared = Counter(term for context in [root, *contexts] for term in _options(context))
     yield ".SH COMMANDS"
     for context in contexts:
-        yield f".SS {escaped(context.info_name or '')}"
+        yield f".SS {escaped(context.command_path.removeprefix('portproxy '))}"
         yield apart([_usage(context), *paragraphs(inspect.cleandoc(context.command.help or ""))])
         yield from (item(*term) for term in _options(context) if shared[term] == 1)
     yield ".SH OPTIONS"
     yield prose("Those that several commands take:")
     yield from (item(*term) for term, commands in shared.items() if commands > 1)
     yield from (item(*term) for term in _options(root) if shared[term] == 1)
+
+
+def _contexts(group: click.Group, parent: click.Context) -> Iterator[click.Context]:
+    """Every command of ``group``; where one is a group, those of that."""
+    for name, command in group.commands.items():
+        context = click.Context(command, parent=parent, info_name=name)
+        if isinstance(command, click.Group):
+            yield from _contexts(command, context)
+        else:
+            yield context
 
 
 def _options(context: click.Context) -> Iterator[tuple[str, str]]:

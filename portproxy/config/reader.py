@@ -14,8 +14,9 @@ from portproxy.errors import ConfigError, printable, shown
 from portproxy.model import Server
 from portproxy.options import SERVER_OPTIONS, by_name
 from portproxy.options.kinds import RefusedError, nearest
+from portproxy.tunnel.model import Tunnel
 
-_TABLES = ("server", "defaults", "rule")
+_TABLES = ("server", "defaults", "rule", "tunnel")
 _COMMAND = re.compile(r"""(?:[^;"'\\]|\\.?|"(?:\\.|[^"\\])*["\\]?|'[^']*'?)+""")
 """Up to a semicolon in no quotes; a quote without its end takes the rest, for the grammar to refuse."""
 _SERVER_KEYS = by_name(SERVER_OPTIONS)
@@ -30,6 +31,7 @@ class Reader:
         self._server: dict[str, Any] = {}
         self._defaults = Table("[defaults]", {}, self._problems)
         self._rules: list[Written] = []
+        self._tunnels: tuple[Tunnel, ...] = ()
         self._file: File | None = None
         self._unread: list[str] = []
 
@@ -52,14 +54,15 @@ class Reader:
         server.read(_SERVER_KEYS)
         self._server |= server.values
         self._defaults = self._table(tables, "defaults", where)
-        rules = tables.get("rule", [])
-        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-            told = "each rule is a table of its own, headed [[rule]]"
-            self._problems.append(problem(where, "rule", rules, told))
-            return
         self._rules += [
-            Written(Place(where, number), rule, Origin.FILE) for number, rule in enumerate(rules, 1)
+            Written(Place(where, number), rule, Origin.FILE)
+            for number, rule in enumerate(self._tables(tables, "rule", where), 1)
         ]
+        if "tunnel" in tables:
+            # Here, because most relays have none, and every start would pay for it.
+            from portproxy.config.tunnels import read
+
+            self._tunnels = read(self._tables(tables, "tunnel", where), where, self._problems)
 
     def _table(self, tables: dict[str, Any], key: str, where: str) -> Table:
         written = tables.get(key, {})
@@ -67,6 +70,14 @@ class Reader:
             self._problems.append(problem(where, key, written, f"a table, headed [{key}]"))
             written = {}
         return Table(f"{where}: [{key}]", written, self._problems)
+
+    def _tables(self, tables: dict[str, Any], key: str, where: str) -> list[dict[str, object]]:
+        written = tables.get(key, [])
+        if not isinstance(written, list) or not all(isinstance(table, dict) for table in written):
+            told = f"each {key} is a table of its own, headed [[{key}]]"
+            self._problems.append(problem(where, key, written, told))
+            return []
+        return written
 
     def environment(self, text: str) -> None:
         """Read the rules of PORTPROXY_RULES."""
@@ -108,6 +119,7 @@ class Reader:
         """Everything that was read, to be checked as a whole."""
         return Source(
             rules=tuple(self._rules),
+            tunnels=self._tunnels,
             server=self._server,
             defaults=self._defaults.written,
             defaults_where=self._defaults.where,

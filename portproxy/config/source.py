@@ -12,6 +12,7 @@ from portproxy.config.tables import Table
 from portproxy.errors import ConfigError
 from portproxy.loops import IsLocal
 from portproxy.model import Config, Server
+from portproxy.tunnel.model import Tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rules and defaults as they were written, the rules in their order, and the server's settings.
+    """Rules and defaults as they were written, the rules in their order, tunnels, and the server's settings.
 
     ``problems`` and ``warnings`` were found on the way here.
     """
 
     rules: tuple[Written, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
     server: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     defaults_where: object = "[defaults]"
@@ -77,6 +79,7 @@ class Source:
         config = Config(
             server=server,
             rules=tuple(here.rule for here in placed),
+            tunnels=self.tunnels,
             shadowed=tuple(findings.shadowed),
             warnings=(*self.warnings, *findings.warnings),
         )

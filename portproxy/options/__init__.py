@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from portproxy.model import Acl, DataPlaneChoice, Endpoint, Limits, Rule, RuleType, Server
 from portproxy.options import addresses, kinds
 from portproxy.options.kinds import Kind
+from portproxy.tunnel.model import AUTO, Tunnel, TunnelType
 
 _MODEL = {
     field.name: getattr(holder, field.name)
@@ -21,6 +22,7 @@ _MODEL = {
         Limits(),
         Acl(),
         Server(),
+        Tunnel("", TunnelType.V6V4TUNNEL, AUTO, "", ""),
     )
     for field in dataclasses.fields(holder)
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,7 +16,7 @@ from portproxy.model import Config, Rule
 from portproxy.net.resolver import Lookup, Resolver, lookup
 from portproxy.net.user import User, become
 from portproxy.reasons import Ended
-from portproxy.reconcile import Plan, plan, port_key
+from portproxy.reconcile import Plan, TunnelPlan, plan, port_key
 from portproxy.relay.census import by_turns
 from portproxy.relay.worker import Worker
 from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot
@@ -27,6 +28,9 @@ from portproxy.tallies import BLOCKS, OWN, Tallies, shareable
 from portproxy.wire import worker_frames as wire
 from portproxy.workers.alone import Alone
 from portproxy.workers.crew import Crew
+
+if TYPE_CHECKING:
+    from portproxy.tunnel.tunnels import Tunnels
 
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
@@ -71,6 +75,7 @@ class Supervisor:
         self._nursery: trio.Nursery
         self._names: ListenNames
         self._ports: Ports
+        self._tunnels: Tunnels | None = None
 
     async def run(
         self, config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -96,14 +101,15 @@ class Supervisor:
             self._begun = True
             await self._apply(config, None)
             self._errors = self._ports.errors
-            refused = dict(self._errors)
+            refused = [f"rule {name}: {why}" for name, why in self._errors.items()]
+            refused += [f"tunnel {name}: {why}" for name, why in self.tunnel_errors.items()]
             if refused:
                 self._nursery.cancel_scope.cancel()
             else:
                 self._nursery.start_soon(self._retry)
                 task_status.started()
         if refused:
-            raise StartError(*(f"rule {name}: {why}" for name, why in refused.items()))
+            raise StartError(*refused)
 
     def drop_root(self) -> None:
         """Be the user from now on. Raises StartError."""
@@ -165,6 +171,11 @@ class Supervisor:
     def errors(self) -> Mapping[str, str]:
         """Why rules do not listen, by their names."""
         return self._errors
+
+    @property
+    def tunnel_errors(self) -> Mapping[str, str]:
+        """Why tunnels are not up, by their names."""
+        return self._tunnels.errors if self._tunnels else {}
 
     @property
     def dropped_to(self) -> str | None:
@@ -237,7 +248,10 @@ class Supervisor:
         own, lost = self._tallies.total(OWN), self.lost_lines(lost_lines or {})
         uptime = trio.current_time() - self._began
         crew, pauses = self.crew, own[counters.PAUSES]
-        return Snapshot(rules, pauses, lost, self._draining, uptime, crew.size, crew.missing, crew.deaths)
+        tunnels = self._tunnels.statuses() if self._tunnels else ()
+        return Snapshot(
+            rules, pauses, lost, self._draining, uptime, crew.size, crew.missing, crew.deaths, tunnels
+        )
 
     async def _start_crew(self, config: Config) -> Crew:
         server = config.server
@@ -264,6 +278,7 @@ class Supervisor:
                 return plan(self.config, self.config)
             steps = steps or plan(self.config, config)
             self.check_room(steps)
+            await self._apply_tunnels(steps.tunnels)
             await self._names.look_up(config.active)
             with trio.CancelScope(shield=True):
                 self._services.adopt(steps)
@@ -274,6 +289,23 @@ class Supervisor:
             await self._ports.arrange(keys, config.active, services, self._errors)
             await self._retire(config.server.draintimeout)
             return steps
+
+    async def _apply_tunnels(self, steps: TunnelPlan) -> None:
+        """Before the rules, which may listen on a tunnel's address."""
+        if not self._tunnels:
+            if not steps.start:
+                return
+            # Only here: most relays have none, and need nothing of what they take.
+            try:
+                from portproxy.tunnel.tunnels import Tunnels
+            except ModuleNotFoundError as error:
+                needed = "pip install 'portproxy[tunnel]'"
+                raise StartError(f"tunnel {steps.start[0].name}: needs {error.name}: {needed}") from None
+
+            self._tunnels = Tunnels(self._log)
+            await self._nursery.start(self._tunnels.run)
+        with trio.CancelScope(shield=True):
+            await self._tunnels.apply(steps)
 
     async def _tell_rules(self, steps: Plan) -> None:
         services = self._services.running

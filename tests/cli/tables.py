@@ -11,8 +11,11 @@ from portproxy.counters import new_block
 from portproxy.metrics import RelayCollector
 from portproxy.model import Endpoint, Rule, RuleType
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS, Option
+from portproxy.options.tunnels import TUNNEL_OPTIONS
 from portproxy.reasons import ConnectFailed, Ended, Refused
-from portproxy.snapshot import RuleState, RuleStatus, Snapshot
+from portproxy.snapshot import RuleState, RuleStatus, Snapshot, TunnelState, TunnelStatus
+from portproxy.tunnel.model import AUTO, Tunnel, TunnelType
+from portproxy.tunnel.reasons import Dropped
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -44,7 +47,11 @@ def _metrics() -> str:
 
 def _families(statuses: Iterable[RuleStatus]) -> Iterator[tuple[str, str, str]]:
     suffix = {"counter": "_total", "info": "_info"}
-    for family in RelayCollector(lambda: Snapshot(tuple(statuses), 0, {"access": 0}, False)).collect():
+    tunnel = Tunnel("", TunnelType.V6V4TUNNEL, AUTO, "", "")
+    drops = {reason.value: 0 for reason in Dropped}
+    tunnels = (TunnelStatus(tunnel, TunnelState.UP, "", "", 0, 0, 0, 0, 0, drops),)
+    snapshot = Snapshot(tuple(statuses), 0, {"access": 0}, False, tunnels=tunnels)
+    for family in RelayCollector(lambda: snapshot).collect():
         labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
         name = family.name + suffix.get(family.type, "")
         yield f"`{name}`", ", ".join(f"`{label}`" for label in labels), family.documentation
@@ -58,6 +65,8 @@ def tables() -> dict[str, str]:
         "rule keys": _options(RULE_KEYS),
         "rule options": _options(RULE_OPTIONS),
         "server options": _options(SERVER_OPTIONS),
+        "tunnel keys": _options(TUNNEL_OPTIONS),
+        "tunnel reasons": _table(("reason", "meaning"), *((f"`{r}`", r.text) for r in Dropped)),
         "metrics": _metrics(),
         "reasons": _reasons(),
     }

@@ -14,6 +14,7 @@ from portproxy.cli import roff
 from portproxy.cli.group import portproxy as group
 from portproxy.cli.manual import ENVIRONMENT, EXIT_CODES, SIGNALS, page
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS, Option
+from portproxy.options.tunnels import TUNNEL_OPTIONS
 
 TOP = Path(__file__).parents[2]
 FILE = TOP / "docs/portproxy.1"
@@ -70,11 +71,23 @@ def test_it_is_written_as_the_test_says() -> None:
     assert subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout == page()
 
 
-@pytest.mark.parametrize("name", group.commands)
+def commands(within: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command that does something, by its words."""
+    found: dict[str, click.Command] = {}
+    for name, command in within.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{before}{name} ")
+        else:
+            found[before + name] = command
+    return found
+
+
+@pytest.mark.parametrize("name", commands(group))
 def test_a_command(shown: str, name: str) -> None:
-    command = group.commands[name]
+    command = commands(group)[name]
     context = click.Context(command, info_name=name, parent=click.Context(group, info_name="portproxy"))
     here, shared = sections(shown)[name], sections(shown)["OPTIONS"]
+    arguments = []
     for parameter in command.params:
         metavar = parameter.make_metavar(context)
         if isinstance(parameter, click.Option):
@@ -83,7 +96,8 @@ def test_a_command(shown: str, name: str) -> None:
             assert f"[{parameter.opts[0]}{takes}]" in here
             assert f"{terms} {parameter.help}" in f"{here} {shared}"
         else:
-            assert f"portproxy {name} {metavar}" in here
+            arguments.append(metavar)
+    assert " ".join(["portproxy", name, *arguments]) in here
     for paragraph in re.sub("[`\b]", "", command.help or "").split("\n\n"):
         assert folded(paragraph) in here
 
@@ -96,7 +110,12 @@ def test_options_of_the_group(shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("heading", "options"),
-    [("RULES", RULE_KEYS), ("RULE OPTIONS", RULE_OPTIONS), ("SERVER OPTIONS", SERVER_OPTIONS)],
+    [
+        ("RULES", RULE_KEYS),
+        ("RULE OPTIONS", RULE_OPTIONS),
+        ("SERVER OPTIONS", SERVER_OPTIONS),
+        ("TUNNELS", TUNNEL_OPTIONS),
+    ],
 )
 def test_keys(shown: str, heading: str, options: tuple[Option, ...]) -> None:
     text = sections(shown)[heading]

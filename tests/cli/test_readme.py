@@ -33,6 +33,7 @@ def blocks(language: str) -> dict[str, str]:
 
 
 SHOWN = {
+    "Tunnels": "2002:9d36:1:2::",
     "An IPv4-only service over IPv6": "<title>Directory listing for /</title>",
     "A sidecar": "ready",
     "A benchmark": 'portproxy_bytes_total{direction="down",rule="measured"} 2.68',

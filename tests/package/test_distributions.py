@@ -170,7 +170,13 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path, contents: dict[
 def test_the_metadata_is_the_projects(metadata: Message, unpacked: Path, contents: dict[str, bytes]) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("portproxy", portproxy.__version__)
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
-    assert sorted(metadata.get_all("Requires-Dist", [])) == sorted(PROJECT["dependencies"])
+    extras = [
+        f"{needed}; extra == '{extra}'"
+        for extra, needs in PROJECT["optional-dependencies"].items()
+        for needed in needs
+    ]
+    assert sorted(metadata.get_all("Requires-Dist", [])) == sorted([*PROJECT["dependencies"], *extras])
+    assert metadata.get_all("Provides-Extra") == [*PROJECT["optional-dependencies"]]
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("MIT", ["LICENSE"])
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload() == (TOP / "README.md").read_text(encoding="utf-8")

@@ -103,7 +103,7 @@ def test_what_is_left_out(rule: str, listen: str, connect: str, name: str) -> No
     ("text", "line"),
     [
         ("servers = 1", "servers = 1: unknown table or key; did you mean server?"),
-        ("[x]", "x = {...}: unknown table or key; known are server, defaults, rule"),
+        ("[x]", "x = {...}: unknown table or key; known are server, defaults, rule, tunnel"),
         ("server = 5", "server = 5: a table, headed [server]"),
         ("[[defaults]]", "defaults = [{...}]: a table, headed [defaults]"),
         ("[rule]", "rule = {...}: each rule is a table of its own, headed [[rule]]"),

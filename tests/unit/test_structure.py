@@ -16,7 +16,9 @@ PACKAGE = TOP / "portproxy"
 
 PURE_ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"__init__"}),
-    frozenset({"errors", "reasons", "model"}),
+    frozenset({"errors", "reasons"}),
+    frozenset({"tunnel"}),
+    frozenset({"model"}),
     frozenset({"counters", "snapshot"}),
     frozenset({"options", "loops", "wire", "reconcile", "admission"}),
     frozenset({"netsh"}),
@@ -29,8 +31,10 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"sink", "log", "tallies", "metrics", "columns", "store"}),
     frozenset({"accesslog", "table", "report"}),
     frozenset({"logs", "net", "dataplane"}),
-    frozenset({"relay"}),
-    frozenset({"workers", "status", "control"}),
+    frozenset({"tunnel.device", "tunnel.carrier", "tunnel.interface", "tunnel.routing", "tunnel.report"}),
+    frozenset({"relay", "tunnel.endpoint", "tunnel.testing"}),
+    frozenset({"workers", "status", "control", "tunnel.running"}),
+    frozenset({"tunnel.tunnels"}),
     frozenset({"supervisor"}),
     frozenset({"explain", "changes"}),
     frozenset({"handlers"}),
@@ -40,7 +44,8 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 """Bottom to top. A room is a module or a package right under ``portproxy``; it imports itself and
-what lies in lower rows, never a neighbour in its own row."""
+what lies in lower rows, never a neighbour in its own row. A module that is named here behind its
+package is a room by itself: it does what the package otherwise may not."""
 
 IMPURE_MODULES = {
     *("asyncio", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select"),
@@ -54,7 +59,16 @@ PURE_EXCEPTIONS = {
 }
 """(room, module) -> why a pure room may import it."""
 
-LAZY = {"h11", "prometheus_client", "rich", "tomli", "tomlkit", "portproxy.explain"}
+LAZY = {
+    *("h11", "prometheus_client", "rich", "tomli", "tomlkit"),
+    *(
+        "portproxy.explain",
+        "portproxy.tunnel.addresses",
+        "portproxy.tunnel.tunnels",
+        "portproxy.config.tunnels",
+    ),
+    "pyroute2",
+}
 """What a plain ``serve`` (text logs, no file, no status endpoint) must not pay for."""
 
 MOST_LINES_A_FILE = 400
@@ -91,6 +105,9 @@ def is_module(name: str) -> bool:
 def room_of(name: str) -> str:
     """The room of a dotted name; names that the package itself defines belong to ``__init__``."""
     parts = name.split(".")
+    inner = ".".join(parts[1:3])
+    if any(inner in rooms for rooms in ROOMS):
+        return inner
     return parts[1] if len(parts) > 1 and is_module(".".join(parts[:2])) else "__init__"
 
 

@@ -1,0 +1,178 @@
+"""What carries a tunnel's packets: sockets of the outer protocol."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+import trio
+
+from portproxy.tunnel.effects import SendWire, Source
+from portproxy.tunnel.modes import WireError
+
+IPV6_IN_IPV4 = 41
+"""RFC 4213, 3: IPv6 in IPv4, and in IPv6 (RFC 2473)."""
+IPV4_IN_IPV6 = 4
+"""RFC 2003, and RFC 2473."""
+
+_RECEIVE_BUFFER = 4 << 20
+"""Bytes asked for: what arrives while the other side has its turn waits here. The kernel gives what
+net.core.rmem_max allows, and root more."""
+_PACKET = 65535
+
+# From linux/in.h, linux/in6.h and linux/errqueue.h, which the socket module leaves out.
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 10, 0, 3
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_IPV6_MTU_DISCOVER = 23
+_ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
+_ANCILLARY = socket.CMSG_SPACE(4)
+_LIMIT_OPTION = struct.Struct("8B")
+"""A destination options header that holds the limit, padded to 8 bytes (RFC 8200, 4.6; RFC 2473, 4.1.1)."""
+_ENCAPSULATION_LIMIT, _PADDING = 4, 1
+_EXTENDED_ERROR = struct.Struct("=IBBBxII")
+"""struct sock_extended_err (ip(7)): errno, origin, type, code, info, data; the offender's address follows."""
+
+
+class Protocol41:
+    """IPv6 in IPv4: a raw socket between literal IPv4 addresses; ``ttl`` is the outer header's.
+
+    It is connected: what other peers send, and ICMP errors about them, is for other tunnels' sockets.
+
+    Raises OSError: EPERM without CAP_NET_RAW, EADDRNOTAVAIL where ``local`` is nobody's here, ENETUNREACH
+    without a route.
+    """
+
+    def __init__(self, local: str, remote: str, ttl: int) -> None:
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, IPV6_IN_IPV4)
+        try:
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+            self._sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._sock.bind((local, 0))
+            self._sock.connect((remote, 0))
+        except OSError:
+            self._sock.close()
+            raise
+        self._dont_fragment: bool | None = None
+        self._sender = ("", 0)
+        self._source = Source("")
+
+    def close(self) -> None:
+        self._sock.close()
+
+    async def wait(self) -> None:
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def receive(self) -> tuple[bytes, Source] | None:
+        try:
+            packet, sender = self._sock.recvfrom(_PACKET)
+        except BlockingIOError:
+            return None
+        if (sender[0], packet[1]) != self._sender:
+            # Mostly it is the peer again, and to make a new one takes as long as to look at the packet.
+            self._sender = sender[0], packet[1]
+            self._source = Source(sender[0], 0, packet[1])
+        # raw(7): the IP header comes with it, and fragments have been put together.
+        return packet[(packet[0] & 0xF) * 4 :], self._source
+
+    def send(self, packet: SendWire) -> None:
+        if packet.dont_fragment is not self._dont_fragment:
+            self._fragment(packet.dont_fragment)
+        _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS)
+
+    def errors(self) -> Iterator[WireError]:
+        return _errors(self._sock)
+
+    def _fragment(self, dont: bool) -> None:
+        # ip(7): PROBE sets DF and leaves the kernel's own notion of the path's MTU out: the mode's holds.
+        how = _IP_PMTUDISC_PROBE if dont else _IP_PMTUDISC_DONT
+        self._sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+        self._dont_fragment = dont
+
+
+class Protocol4:
+    """IPv4 in IPv6: a raw socket between literal IPv6 addresses; ``ttl`` is the outer hop limit.
+
+    ``encaplimit`` is sent as the tunnel encapsulation limit, if it is one. What is larger than the path takes
+    the kernel fragments. Raises OSError as Protocol41 does.
+    """
+
+    def __init__(self, local: str, remote: str, ttl: int, encaplimit: int | None = None) -> None:
+        self._sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, IPV4_IN_IPV6)
+        try:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            if encaplimit is not None:
+                options = _LIMIT_OPTION.pack(0, 0, _ENCAPSULATION_LIMIT, 1, encaplimit, _PADDING, 1, 0)
+                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, options)
+            self._sock.bind((local, 0))
+            self._sock.connect((remote, 0))
+        except OSError:
+            self._sock.close()
+            raise
+
+    def close(self) -> None:
+        self._sock.close()
+
+    async def wait(self) -> None:
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def receive(self) -> tuple[bytes, Source] | None:
+        try:
+            packet, ancillary, _, sender = self._sock.recvmsg(_PACKET, _ANCILLARY)
+        except BlockingIOError:
+            return None
+        # ipv6(7), raw(7): neither the header nor its extensions come with it.
+        traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
+        return packet, Source(sender[0], 0, traffic_class)
+
+    def send(self, packet: SendWire) -> None:
+        _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+
+    def errors(self) -> Iterator[WireError]:
+        return _errors(self._sock)
+
+
+def _send(sock: socket.socket, packet: SendWire, level: int, tos: int) -> None:
+    """``tos`` is the option of ``level`` that sets it for one packet."""
+    for last in (False, True):
+        try:
+            if packet.tos:
+                ancillary = (level, tos, struct.pack("=i", packet.tos))
+                sock.sendmsg((packet.data,), (ancillary,), 0, packet.destination)
+            else:
+                sock.sendto(packet.data, packet.destination)
+        except OSError as error:
+            # It may be what ICMP has said of an earlier packet, which comes up here once (ip(7), IP_RECVERR).
+            if last or error.errno == errno.EAGAIN:
+                raise
+        else:
+            return
+
+
+def _errors(sock: socket.socket) -> Iterator[WireError]:
+    """What ICMP has said of packets that ``sock`` sent (ip(7), ipv6(7): the error queue)."""
+    while True:
+        try:
+            quoted, ancillary, _, _ = sock.recvmsg(_PACKET, 512, socket.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return
+        for level, kind, data in ancillary:
+            if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+                _, origin, type_, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
+                if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
+                    yield WireError(type_, code, info, _offender(data[_EXTENDED_ERROR.size :]), quoted)
+
+
+def _offender(sockaddr: bytes) -> str:
+    family = int.from_bytes(sockaddr[:2], "little") if len(sockaddr) >= 2 else 0
+    if family == socket.AF_INET and len(sockaddr) >= 8:
+        return socket.inet_ntop(socket.AF_INET, sockaddr[4:8])
+    if family == socket.AF_INET6 and len(sockaddr) >= 24:
+        return socket.inet_ntop(socket.AF_INET6, sockaddr[8:24])
+    return ""

@@ -1,0 +1,114 @@
+"""Tunnels reported: as data for programs, as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypedDict
+
+from portproxy.columns import columns
+from portproxy.errors import printable
+from portproxy.options.tunnels import TUNNEL_OPTIONS
+from portproxy.report import in_bytes
+from portproxy.snapshot import TunnelStatus
+
+_STATUS_HEAD = ("tunnel", "state", "local", "remote", "mtu", "packets in", "out", "in", "out", "dropped")
+_SHOW_HEAD = ("tunnel", "type", "local", "remote", "options")
+_IN_COLUMNS = ("name", "type", "localaddress", "remoteaddress")
+_NONE = "-"
+
+
+class TunnelData(TypedDict):
+    """One tunnel: its ``settings`` as they would be written; ``local`` and ``mtu`` as they are by now.
+
+    Packets and bytes are those of the inner packets; ``dropped`` has a reason once it occurred.
+    """
+
+    name: str
+    settings: dict[str, str]
+    state: str
+    last_error: str
+    local: str
+    mtu: int
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+    dropped: dict[str, int]
+
+
+class TunnelsData(TypedDict):
+    """Every tunnel, in the configuration's order."""
+
+    tunnels: list[TunnelData]
+
+
+def tunnels_data(statuses: Iterable[TunnelStatus]) -> TunnelsData:
+    """``statuses`` as JSON can carry them."""
+    return {"tunnels": [_data(status) for status in statuses]}
+
+
+def _data(status: TunnelStatus) -> TunnelData:
+    settings = {option.name: getattr(status.tunnel, option.name) for option in TUNNEL_OPTIONS}
+    return {
+        "name": printable(status.tunnel.name),
+        "settings": {
+            option.name: printable(option.kind.show(settings[option.name])) for option in TUNNEL_OPTIONS
+        },
+        "state": str(status.state),
+        "last_error": printable(status.last_error),
+        "local": status.local,
+        "mtu": status.mtu,
+        "packets_in": status.packets_in,
+        "bytes_in": status.bytes_in,
+        "packets_out": status.packets_out,
+        "bytes_out": status.bytes_out,
+        "dropped": {reason: count for reason, count in status.drops.items() if count},
+    }
+
+
+def show_text(data: TunnelsData, width: int | None = None) -> str:
+    """How the tunnels are set up, for people; folded to ``width`` characters where given."""
+    if not data["tunnels"]:
+        return "no tunnels"
+    return "\n".join(columns([_SHOW_HEAD, *map(_show_row, data["tunnels"])], width))
+
+
+def _show_row(tunnel: TunnelData) -> tuple[str, ...]:
+    settings = tunnel["settings"]
+    options = [
+        f"{name}={printable(value)}"
+        for name, value in settings.items()
+        if name not in _IN_COLUMNS and value not in ("off", "[]")
+    ]
+    return (*(printable(settings[name]) for name in _IN_COLUMNS), " ".join(options))
+
+
+def status_text(data: TunnelsData, width: int | None = None) -> str:
+    """What the tunnels do, for people; folded to ``width`` characters where given."""
+    tunnels = data["tunnels"]
+    if not tunnels:
+        return "no tunnels"
+    notes = [
+        f"{printable(one['name'])}: {printable(one['last_error'])}" for one in tunnels if one["last_error"]
+    ]
+    for one in tunnels:
+        if one["dropped"]:
+            reasons = ", ".join(f"{count} {printable(reason)}" for reason, count in one["dropped"].items())
+            notes.append(f"{printable(one['name'])} dropped: {reasons}")
+    table = columns([_STATUS_HEAD, *map(_status_row, tunnels)], width)
+    return "\n".join([*table, *([""] if notes else []), *notes])
+
+
+def _status_row(tunnel: TunnelData) -> tuple[str, ...]:
+    return (
+        printable(tunnel["name"]),
+        printable(tunnel["state"]),
+        printable(tunnel["local"]) or _NONE,
+        printable(tunnel["settings"].get("remoteaddress", _NONE)),
+        str(tunnel["mtu"] or _NONE),
+        str(tunnel["packets_in"]),
+        str(tunnel["packets_out"]),
+        in_bytes(tunnel["bytes_in"]),
+        in_bytes(tunnel["bytes_out"]),
+        str(sum(tunnel["dropped"].values())),
+    )

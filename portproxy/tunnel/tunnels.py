@@ -1,0 +1,193 @@
+"""All tunnels of a relay: started, changed and stopped by plan, retried, kept on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from portproxy.log import Log
+from portproxy.reconcile import TunnelPlan
+from portproxy.snapshot import TunnelState, TunnelStatus
+from portproxy.tunnel.model import Tunnel
+from portproxy.tunnel.routing import Changes
+from portproxy.tunnel.running import RunningTunnel, TunnelError, explain
+from portproxy.tunnel.traffic import Traffic
+
+RETRY_FIRST = 1.0
+RETRY_LAST = 30.0
+"""Seconds between attempts to make the tunnels that failed: doubled from the first to the last."""
+
+
+class Tunnels:
+    """What runs of a configuration's tunnels."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._wanted: dict[str, Tunnel] = {}
+        self._running: dict[str, RunningTunnel] = {}
+        self._scopes: dict[RunningTunnel, trio.CancelScope] = {}
+        self._errors: dict[str, str] = {}
+        self._failing = trio.Event()
+        self._changing = trio.Lock()
+        self._nursery: trio.Nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run what ``apply`` says until cancelled; then every tunnel is taken back."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._retry)
+            self._nursery.start_soon(self._follow)
+            task_status.started()
+
+    async def apply(self, plan: TunnelPlan) -> None:
+        """Get from what runs to what ``plan`` says; what fails is in ``errors`` and tried again."""
+        async with self._changing:
+            for tunnel in plan.stop:
+                await self._stop(tunnel)
+            # All before the first goes on: one may take the name of another.
+            changing = [(self._forget(was.name), tunnel) for was, tunnel in plan.change]
+            for running, tunnel in changing:
+                await self._change(running, tunnel)
+            for tunnel in plan.start:
+                await self._start(tunnel)
+        if self._errors:
+            self._failing.set()
+
+    @property
+    def errors(self) -> Mapping[str, str]:
+        """Why tunnels are not up, by their names."""
+        return self._errors
+
+    def statuses(self) -> tuple[TunnelStatus, ...]:
+        """Every tunnel as it is now."""
+        return tuple(self._status(tunnel) for tunnel in self._wanted.values())
+
+    def _status(self, tunnel: Tunnel) -> TunnelStatus:
+        running = self._running.get(tunnel.name)
+        traffic = running.traffic if running else Traffic()
+        return TunnelStatus(
+            tunnel,
+            TunnelState.FAILED if tunnel.name in self._errors else TunnelState.UP,
+            self._errors.get(tunnel.name, ""),
+            running.way.local if running else "",
+            running.mtu if running else 0,
+            traffic.packets_in,
+            traffic.bytes_in,
+            traffic.packets_out,
+            traffic.bytes_out,
+            {reason.value: count for reason, count in traffic.drops.items()},
+        )
+
+    async def _start(self, tunnel: Tunnel) -> None:
+        name = tunnel.name
+        self._wanted[name] = tunnel
+
+        def on_error(what: str, error: OSError) -> None:
+            self._log.warning("a tunnel's packet was lost", tunnel=name, doing=what, error=error.strerror)
+
+        try:
+            # In a thread: netlink answers soon, but the relay's sessions need not wait for it.
+            running = await trio.to_thread.run_sync(RunningTunnel, tunnel, on_error)
+        except TunnelError as error:
+            self._fail(name, str(error))
+            return
+        self._errors.pop(name, None)
+        self._running[name] = running
+        self._scopes[running] = trio.CancelScope()
+        self._nursery.start_soon(self._carry, running)
+        self._say("a tunnel is up", running)
+
+    async def _carry(self, running: RunningTunnel) -> None:
+        try:
+            with self._scopes[running]:
+                await running.run()
+        except* OSError as group:
+            # Somebody has removed the interface: the tunnel is to be made anew.
+            name = running.spec.name
+            if self._running.get(name) is running:
+                del self._running[name]
+                self._fail(name, explain(running.spec, _first(group)))
+                self._failing.set()
+        finally:
+            del self._scopes[running]
+
+    async def _stop(self, tunnel: Tunnel) -> None:
+        running = self._forget(tunnel.name)
+        if running:
+            self._scopes[running].cancel()
+            await running.gone.wait()
+
+    def _forget(self, name: str) -> RunningTunnel | None:
+        del self._wanted[name]
+        self._errors.pop(name, None)
+        return self._running.pop(name, None)
+
+    async def _change(self, running: RunningTunnel | None, tunnel: Tunnel) -> None:
+        name = tunnel.name
+        if not running or running.gone.is_set():
+            await self._start(tunnel)
+            return
+        self._wanted[name] = tunnel
+        self._running[name] = running
+        try:
+            await trio.to_thread.run_sync(running.change, tunnel)
+        except TunnelError as error:
+            self._fail(name, str(error))
+        else:
+            if self._errors.pop(name, None):
+                self._say("a tunnel is up", running)
+            running.take_up()
+
+    def _say(self, event: str, running: RunningTunnel) -> None:
+        self._log.info(event, tunnel=running.spec.name, local=running.way.local, mtu=running.mtu)
+
+    def _fail(self, name: str, why: str) -> None:
+        if self._errors.get(name) != why:
+            self._log.error("a tunnel is not up", tunnel=name, error=why)
+        self._errors[name] = why
+
+    async def _retry(self) -> None:
+        """Try again what failed, ever more patiently."""
+        delay = RETRY_FIRST
+        while True:
+            if not self._errors:
+                self._failing = trio.Event()
+                await self._failing.wait()
+                delay = RETRY_FIRST
+            await trio.sleep(delay)
+            delay = min(2 * delay, RETRY_LAST)
+            async with self._changing:
+                for name in list(self._errors):
+                    await self._change(self._running.get(name), self._wanted[name])
+
+    async def _follow(self) -> None:
+        """Keep the tunnels on their way to the peer when addresses and routes of this host change."""
+        changes = Changes()
+        try:
+            while True:
+                await changes.wait()
+                async with self._changing:
+                    for name, running in list(self._running.items()):
+                        await self._look_again(name, running)
+        finally:
+            changes.close()
+
+    async def _look_again(self, name: str, running: RunningTunnel) -> None:
+        try:
+            moved = await trio.to_thread.run_sync(running.follow)
+        except OSError as error:
+            self._fail(name, explain(running.spec, error))
+            self._failing.set()
+            return
+        if moved:
+            running.take_up()
+            self._say("a tunnel has moved", running)
+
+
+def _first(group: BaseExceptionGroup[OSError]) -> OSError:
+    """One of the errors of ``group``; which does not matter."""
+    one: BaseException = group
+    while isinstance(one, BaseExceptionGroup):
+        one = one.exceptions[0]
+    assert isinstance(one, OSError)
+    return one

@@ -1,0 +1,132 @@
+"""What is told of tunnels: tables, JSON, metrics, readiness, plans."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from portproxy.handlers import health_reply, plan_lines
+from portproxy.metrics import render
+from portproxy.model import Config
+from portproxy.reconcile import plan
+from portproxy.snapshot import Snapshot, TunnelState, TunnelStatus
+from portproxy.tunnel.model import AUTO, Tunnel, TunnelType
+from portproxy.tunnel.reasons import Dropped
+from portproxy.tunnel.report import show_text, status_text, tunnels_data
+
+HE = Tunnel(
+    "he",
+    TunnelType.V6V4TUNNEL,
+    AUTO,
+    "198.51.100.2",
+    "tun-he",
+    address=(ipaddress.ip_interface("2001:db8:1::1/64"),),
+    mtu=1480,
+)
+NONE = {reason.value: 0 for reason in Dropped}
+UP = TunnelStatus(
+    HE, TunnelState.UP, "", "198.51.100.1", 1480, 3, 1500, 2, 999, NONE | {"source": 7, "ecn": 1}
+)
+FAILED = TunnelStatus(HE, TunnelState.FAILED, "there is no route", "", 0, 0, 0, 0, 0, NONE)
+
+
+def snapshot(*tunnels: TunnelStatus) -> Snapshot:
+    return Snapshot((), 0, {}, False, tunnels=tunnels)
+
+
+def test_status() -> None:
+    assert status_text(tunnels_data([UP])).splitlines() == [
+        "tunnel  state  local         remote        mtu   packets in  out  in      out    dropped",
+        "he      up     198.51.100.1  198.51.100.2  1480  3           2    1.5 kB  999 B  8",
+        "",
+        "he dropped: 7 source, 1 ecn",
+    ]
+
+
+def test_status_of_one_that_fails() -> None:
+    _, row, _, why = status_text(tunnels_data([FAILED])).splitlines()
+    assert row.split() == ["he", "failed", "-", "198.51.100.2", "-", "0", "0", "0", "B", "0", "B", "0"]
+    assert why == "he: there is no route"
+
+
+def test_show_leaves_out_what_says_nothing() -> None:
+    _, row = show_text(tunnels_data([UP])).splitlines()
+    assert row.split() == [
+        "he",
+        "v6v4tunnel",
+        "auto",
+        "198.51.100.2",
+        "interface=tun-he",
+        'address=["2001:db8:1::1/64"]',
+        "mtu=1480",
+        "ttl=64",
+    ]
+
+
+@pytest.mark.parametrize("told", [show_text, status_text])
+def test_no_tunnels(told: object) -> None:
+    assert callable(told)
+    assert told(tunnels_data([])) == "no tunnels"
+
+
+def test_json_has_every_setting_and_the_reasons_that_occurred() -> None:
+    (data,) = tunnels_data([UP])["tunnels"]
+    assert data["dropped"] == {"source": 7, "ecn": 1}
+    assert data["settings"] == {
+        "name": "he",
+        "type": "v6v4tunnel",
+        "remoteaddress": "198.51.100.2",
+        "localaddress": "auto",
+        "interface": "tun-he",
+        "address": '["2001:db8:1::1/64"]',
+        "route": "[]",
+        "mtu": "1480",
+        "ttl": "64",
+        "mss": "off",
+        "encaplimit": "off",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (UP, 'portproxy_tunnel_up{tunnel="he"} 1.0'),
+        (FAILED, 'portproxy_tunnel_up{tunnel="he"} 0.0'),
+        (UP, 'portproxy_tunnel_mtu_bytes{tunnel="he"} 1480.0'),
+        (UP, 'portproxy_tunnel_packets_total{direction="in",tunnel="he"} 3.0'),
+        (UP, 'portproxy_tunnel_packets_total{direction="out",tunnel="he"} 2.0'),
+        (UP, 'portproxy_tunnel_bytes_total{direction="in",tunnel="he"} 1500.0'),
+        (UP, 'portproxy_tunnel_bytes_total{direction="out",tunnel="he"} 999.0'),
+        (UP, 'portproxy_tunnel_dropped_packets_total{reason="source",tunnel="he"} 7.0'),
+        (UP, 'portproxy_tunnel_dropped_packets_total{reason="too-big",tunnel="he"} 0.0'),
+    ],
+)
+def test_metrics(status: TunnelStatus, line: str) -> None:
+    assert line in render(snapshot(status))[0].decode().splitlines()
+
+
+def test_every_reason_is_in_the_metric() -> None:
+    text = render(snapshot(UP))[0].decode()
+    assert all(f'reason="{reason}"' in text for reason in Dropped)
+
+
+def test_a_relay_without_tunnels_has_no_metric_of_them() -> None:
+    assert b"tunnel" not in render(snapshot())[0]
+
+
+def test_it_is_ready_once_every_tunnel_is_up() -> None:
+    assert health_reply(snapshot(UP)).ok
+    reply = health_reply(snapshot(FAILED))
+    assert (reply.ok, reply.text) == (False, "tunnel he: there is no route")
+
+
+def test_a_plan_names_tunnels_and_what_changes() -> None:
+    narrow = Tunnel("he", HE.type, "198.51.100.1", HE.remoteaddress, HE.interface, HE.address, mtu=None)
+    assert plan_lines(plan(Config(tunnels=(HE,)), Config(tunnels=(narrow,)))) == [
+        "change  tunnel he: localaddress auto -> 198.51.100.1; mtu 1480 -> auto"
+    ]
+    assert plan_lines(plan(Config(tunnels=(HE,)), Config())) == ["stop    tunnel he"]
+    assert plan_lines(plan(Config(), Config(tunnels=(HE,)))) == [
+        "start   tunnel he: v6v4tunnel auto -> 198.51.100.2"
+    ]
