@@ -147,7 +147,7 @@ class Handlers:
         touched = {rule.name for rule in steps.start} | {rule.name for _, rule in steps.change}
         errors = self._supervisor.errors
         failed = {name: errors[name] for name in touched if name in errors}
-        tunnels = {one.name for one in steps.tunnels.start} | {one.name for _, one in steps.tunnels.change}
+        tunnels = [one.name for one in (*(new for _, new in steps.tunnels.change), *steps.tunnels.start)]
         errors = self._supervisor.tunnel_errors
         return failed | {f"tunnel {name}": errors[name] for name in tunnels if name in errors}
 

@@ -62,8 +62,11 @@ class Peer:
         sum_ = upper_layer(source, destination, 17, head + data)
         return ipv6.build(source, destination, 17, head[:6] + sum_.to_bytes(2) + data, traffic_class=tos)
 
-    def arriving(self, wanted: str = "") -> bytes:
-        """The next outer packet from the tunnel, with its header."""
-        source = ip_address(wanted or self.remote).packed
-        protocol, at, of = (41, 9, 12) if self.type.outer == 4 else (4, 6, 8)
-        return first(self.capture, lambda p: p[at] == protocol and p[of : of + len(source)] == source)
+    def arriving(self, holding: bytes, source: str = "") -> bytes:
+        """The next outer packet from the tunnel that has ``holding`` in it, with its header.
+
+        Others come too: the kernel speaks MLD and solicits routers when it likes.
+        """
+        sender = ip_address(source or self.remote).packed
+        at = {4: 12, 6: 8}[self.type.outer]
+        return first(self.capture, lambda packet: packet.startswith(sender, at) and holding in packet)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portproxy.tunnel.addresses import IDENTIFIERS, KINDS, PREFIXES, AddressError, Kind, decode, encode, parse
@@ -357,7 +357,7 @@ def test_what_is_encoded_decodes_to_the_same_parts(name: str, data: st.DataObjec
     if address is None:
         # Another kind has a part of this one's addresses.
         assert [" is " in line for line in lines] == [True]
-        reject()
+        return
     assert {found.kind.name: found.values for found in decode(address).kinds}[name] == values
 
 

@@ -102,7 +102,7 @@ def test_local_address_is_followed(mode: str) -> None:
         assert f"local={moved}" in peer.relay.said("a tunnel has moved")
         with a.socket(family(type_.inner), socket.SOCK_DGRAM) as sock:
             sock.sendto(b"hello", (peer.inner_local, 9))
-        peer.arriving(moved)
+        peer.arriving(b"hello", moved)
         if type_.outer == 4:
             assert str(ip_address(link_local(moved))) in a.addresses("tun")
 
@@ -175,7 +175,7 @@ def test_fails_in_a_reload_and_comes_up() -> None:
         runs = tunnel(TunnelType.V4V6TUNNEL, peer.local, peer.inner_remote)
         code, _, errors = relay.reload(runs + "".join(config for config, _ in reasons.values()))
         assert code == 1
-        for (name, (_, why)), line in zip(reasons.items(), errors, strict=True):
+        for (name, (_, why)), line in zip(sorted(reasons.items()), sorted(errors), strict=True):
             assert line.startswith(f"tunnel {name} ")
             assert why in line
         assert [relay.up(name) for name in ("tun", *reasons)] == [True, False, False, False]
@@ -253,7 +253,7 @@ def test_reloads_close_what_they_replace() -> None:
             assert peer.relay.reload(config)[0] == 0
             # By what goes through it, the tunnel has taken its new socket up.
             with lab["a"].socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-                sock.sendto(b"hello", (peer.inner_local, 9))
-            peer.arriving()
+                sock.sendto(b"by %d" % mtu, (peer.inner_local, 9))
+            peer.arriving(b"by %d" % mtu)
             _, *raw = Path(f"/proc/{peer.relay.pid}/net/raw").read_text().splitlines()
             assert len(raw) == 1, raw

@@ -185,8 +185,8 @@ def test_outer_header(mode: str) -> None:
             sock = lab["a"].socket(family(type_.inner), socket.SOCK_DGRAM)
             with sock:
                 set_tos(sock, type_.inner, ecn)
-                sock.sendto(b"hello", (peer.inner_local, 9))
-            packet = peer.arriving()
+                sock.sendto(b"marked %d" % ecn, (peer.inner_local, 9))
+            packet = peer.arriving(b"marked %d" % ecn)
             if type_.outer == 4:
                 assert (packet[8], packet[1], packet[6] & 0x40) == (77, ecn, 0x40)
                 assert packet[20] >> 4 == 6
@@ -227,7 +227,7 @@ def test_neighbour_unreachability_detection_is_answered() -> None:
         sum_ = upper_layer(ours, theirs, icmpv6.PROTOCOL, solicitation)
         message = solicitation[:2] + sum_.to_bytes(2) + solicitation[4:]
         peer.send(ipv6.build(ours, theirs, icmpv6.PROTOCOL, message, hop_limit=255))
-        answer = peer.arriving()[20:]
+        answer = peer.arriving(theirs + ours)[20:]
         header = ipv6.parse(answer)
         assert (header.source, header.destination, header.hop_limit) == (theirs, ours, 255)
         # RFC 4861, 4.4: an advertisement, of the target, that was solicited.
