@@ -172,11 +172,10 @@ class Leg:
 
         Raises LegError when the peer's socket was reset meanwhile.
         """
-        if not self.peer.ended:  # else both sockets are closed next, which passes it on as well
-            try:
-                self.peer.sock.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
+        try:
+            self.peer.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise LegError(self.peer, pending_error(self.peer.sock) or error.errno or errno.EIO) from None
         self.ended = True
         self.readable = False
 

@@ -198,6 +198,20 @@ async def test_an_end_of_stream_that_meets_the_reset_first(
     assert await rig.receive_reset(session.other(side)) == b""
 
 
+async def test_the_last_end_of_stream_that_meets_the_reset_first(
+    rig: Rig, dataplane: DataPlaneChoice, side: str
+) -> None:
+    session = rig.start(dataplane)
+    await half_close(rig, session, side)
+    await rig.settle()
+    session.other(side).shutdown(socket.SHUT_WR)
+    await rig.shown(session.leg(OTHER[side]), select.POLLRDHUP)
+    reset(session.end(side))
+    await rig.shown(session.leg(side), select.POLLERR)
+    session.leg(OTHER[side]).on_events(select.EPOLLIN | select.EPOLLRDHUP)
+    await check_reset(rig, session, side, errno.EPIPE)
+
+
 async def test_a_drain_that_meets_the_reset_first(rig: Rig, dataplane: DataPlaneChoice, side: str) -> None:
     session = rig.start(dataplane)
     sender = OTHER[side]
