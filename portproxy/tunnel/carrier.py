@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -28,6 +30,9 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 10, 0, 3
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IPV6_MTU_DISCOVER = 23
 _ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
+_SO_ATTACH_FILTER = 26
+_NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
+"""A socket filter (socket(7), SO_ATTACH_FILTER): return 0, take no byte of it."""
 _ANCILLARY = socket.CMSG_SPACE(4)
 _LIMIT_OPTION = struct.Struct("8B")
 """A destination options header that holds the limit, padded to 8 bytes (RFC 8200, 4.6; RFC 2473, 4.1.1)."""
@@ -36,55 +41,27 @@ _EXTENDED_ERROR = struct.Struct("=IBBBxII")
 """struct sock_extended_err (ip(7)): errno, origin, type, code, info, data; the offender's address follows."""
 
 
-class Protocol41:
-    """IPv6 in IPv4: a raw socket between literal IPv4 addresses; ``ttl`` is the outer header's.
+class Protocol41Sender:
+    """Sends IPv6 in IPv4 from the literal address ``local``, to ``remote`` alone where that is given.
 
-    It is connected: what other peers send, and ICMP errors about them, is for other tunnels' sockets.
-
-    Raises OSError: EPERM without CAP_NET_RAW, EADDRNOTAVAIL where ``local`` is nobody's here, ENETUNREACH
-    without a route.
+    ``ttl`` is the outer header's. Raises OSError: EPERM without CAP_NET_RAW, EADDRNOTAVAIL where ``local`` is
+    nobody's here, ENETUNREACH without a route.
     """
 
-    def __init__(self, local: str, remote: str, ttl: int) -> None:
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, IPV6_IN_IPV4)
-        try:
-            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-            self._sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            self._sock.bind((local, 0))
-            self._sock.connect((remote, 0))
-        except OSError:
-            self._sock.close()
-            raise
+    def __init__(self, local: str, remote: str | None, ttl: int) -> None:
+        self._sock = _raw(socket.AF_INET, IPV6_IN_IPV4)
         self._dont_fragment: bool | None = None
-        self._sender = ("", 0)
-        self._source = Source("")
+        with _closed_on_error(self._sock):
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+            _only_send(self._sock, local, remote)
 
     def close(self) -> None:
         self._sock.close()
-
-    async def wait(self) -> None:
-        await trio.lowlevel.wait_readable(self._sock)
-
-    def receive(self) -> tuple[bytes, Source] | None:
-        try:
-            packet, sender = self._sock.recvfrom(_PACKET)
-        except BlockingIOError:
-            return None
-        if (sender[0], packet[1]) != self._sender:
-            # Mostly it is the peer again, and to make a new one takes as long as to look at the packet.
-            self._sender = sender[0], packet[1]
-            self._source = Source(sender[0], 0, packet[1])
-        # raw(7): the IP header comes with it, and fragments have been put together.
-        return packet[(packet[0] & 0xF) * 4 :], self._source
 
     def send(self, packet: SendWire) -> None:
         if packet.dont_fragment is not self._dont_fragment:
             self._fragment(packet.dont_fragment)
         _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS)
-
-    def errors(self) -> Iterator[WireError]:
-        return _errors(self._sock)
 
     def _fragment(self, dont: bool) -> None:
         # ip(7): PROBE sets DF and leaves the kernel's own notion of the path's MTU out: the mode's holds.
@@ -93,34 +70,92 @@ class Protocol41:
         self._dont_fragment = dont
 
 
-class Protocol4:
-    """IPv4 in IPv6: a raw socket between literal IPv6 addresses; ``ttl`` is the outer hop limit.
+class Protocol4Sender:
+    """Sends IPv4 in IPv6 from the literal address ``local`` to ``remote``; ``ttl`` is the outer hop limit.
 
     ``encaplimit`` is sent as the tunnel encapsulation limit, if it is one. What is larger than the path takes
-    the kernel fragments. Raises OSError as Protocol41 does.
+    the kernel fragments. Raises OSError as Protocol41Sender does.
     """
 
     def __init__(self, local: str, remote: str, ttl: int, encaplimit: int | None = None) -> None:
-        self._sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, IPV4_IN_IPV6)
-        try:
+        self._sock = _raw(socket.AF_INET6, IPV4_IN_IPV6)
+        with _closed_on_error(self._sock):
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
-            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-            self._sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             if encaplimit is not None:
                 options = _LIMIT_OPTION.pack(0, 0, _ENCAPSULATION_LIMIT, 1, encaplimit, _PADDING, 1, 0)
                 self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, options)
-            self._sock.bind((local, 0))
-            self._sock.connect((remote, 0))
-        except OSError:
-            self._sock.close()
-            raise
+            _only_send(self._sock, local, remote)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def send(self, packet: SendWire) -> None:
+        _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+
+
+class _RawReceiver:
+    """All that arrives at one literal address with one protocol number, and the ICMP errors about what left
+    from there. One for all tunnels of the address: that no other socket takes a packet the kernel would tell
+    its sender, and a stranger is to hear nothing (RFC 4213, 3.6)."""
+
+    def __init__(self, sock: socket.socket, local: str) -> None:
+        self._sock = sock
+        with _closed_on_error(sock):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            sock.bind((local, 0))
 
     def close(self) -> None:
         self._sock.close()
 
     async def wait(self) -> None:
         await trio.lowlevel.wait_readable(self._sock)
+
+    def errors(self) -> Iterator[WireError]:
+        """What ICMP has said of packets from here (ip(7), ipv6(7): the error queue)."""
+        while True:
+            try:
+                quoted, ancillary, _, about = self._sock.recvmsg(_PACKET, 512, socket.MSG_ERRQUEUE)
+            except BlockingIOError:
+                return
+            for level, kind, data in ancillary:
+                if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+                    _, origin, type_, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
+                    if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
+                        sender = _offender(data[_EXTENDED_ERROR.size :])
+                        yield WireError(type_, code, info, sender, quoted, about[0])
+
+
+class Protocol41Receiver(_RawReceiver):
+    """Receives IPv6 in IPv4 at ``local``. Raises OSError as Protocol41Sender does."""
+
+    def __init__(self, local: str) -> None:
+        sock = _raw(socket.AF_INET, IPV6_IN_IPV4)
+        super().__init__(sock, local)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        self._sender = ("", 0)
+        self._source = Source("")
+
+    def receive(self) -> tuple[bytes, Source] | None:
+        try:
+            packet, sender = self._sock.recvfrom(_PACKET)
+        except BlockingIOError:
+            return None
+        if (sender[0], packet[1]) != self._sender:
+            # Mostly it is the same peer again, and to make a new one takes as long as to look at the packet.
+            self._sender = sender[0], packet[1]
+            self._source = Source(sender[0], 0, packet[1])
+        # raw(7): the IP header comes with it, and fragments have been put together.
+        return packet[(packet[0] & 0xF) * 4 :], self._source
+
+
+class Protocol4Receiver(_RawReceiver):
+    """Receives IPv4 in IPv6 at ``local``. Raises OSError as Protocol41Sender does."""
+
+    def __init__(self, local: str) -> None:
+        sock = _raw(socket.AF_INET6, IPV4_IN_IPV6)
+        super().__init__(sock, local)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
     def receive(self) -> tuple[bytes, Source] | None:
         try:
@@ -131,11 +166,28 @@ class Protocol4:
         traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
         return packet, Source(sender[0], 0, traffic_class)
 
-    def send(self, packet: SendWire) -> None:
-        _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
 
-    def errors(self) -> Iterator[WireError]:
-        return _errors(self._sock)
+def _raw(family: socket.AddressFamily, protocol: int) -> socket.socket:
+    return socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+
+
+@contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        sock.close()
+        raise
+
+
+def _only_send(sock: socket.socket, local: str, remote: str | None) -> None:
+    """Bind and connect ``sock``, whose packets are the receiver's. Raises OSError."""
+    code = ctypes.create_string_buffer(_NOTHING)
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    sock.bind((local, 0))
+    if remote:
+        sock.connect((remote, 0))
 
 
 def _send(sock: socket.socket, packet: SendWire, level: int, tos: int) -> None:
@@ -153,20 +205,6 @@ def _send(sock: socket.socket, packet: SendWire, level: int, tos: int) -> None:
                 raise
         else:
             return
-
-
-def _errors(sock: socket.socket) -> Iterator[WireError]:
-    """What ICMP has said of packets that ``sock`` sent (ip(7), ipv6(7): the error queue)."""
-    while True:
-        try:
-            quoted, ancillary, _, _ = sock.recvmsg(_PACKET, 512, socket.MSG_ERRQUEUE)
-        except BlockingIOError:
-            return
-        for level, kind, data in ancillary:
-            if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
-                _, origin, type_, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
-                if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
-                    yield WireError(type_, code, info, _offender(data[_EXTENDED_ERROR.size :]), quoted)
 
 
 def _offender(sockaddr: bytes) -> str:

@@ -1,10 +1,10 @@
-"""One end of a tunnel: joins a device, a mode and a carrier, and keeps the mode's time."""
+"""One end of a tunnel: joins a device, a mode and a sender, and keeps the mode's time."""
 
 from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -14,7 +14,7 @@ from portproxy.tunnel.modes import Mode, WireError
 from portproxy.tunnel.reasons import Dropped
 from portproxy.tunnel.traffic import Traffic
 
-_AT_ONCE = 64
+AT_ONCE = 64
 """Packets from one side until the other side, and the other tasks of the process, get their turn."""
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 _BUSY = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
@@ -36,37 +36,28 @@ class Device(Protocol):
         """In bytes. Raises OSError."""
 
 
-class Carrier(Protocol):
+class Sender(Protocol):
     """What carries the tunnel's packets to the other end."""
-
-    async def wait(self) -> None:
-        """Until there may be something to receive."""
-
-    def receive(self) -> tuple[bytes, Source] | None:
-        """The next packet, without the outer header, and its source, if there is one. Raises OSError."""
 
     def send(self, packet: SendWire) -> None:
         """Raises OSError."""
 
-    def errors(self) -> Iterable[WireError]:
-        """What the network has reported since."""
-
 
 class Endpoint:
-    """Runs ``mode`` between ``device`` and ``carrier``, counts in ``traffic``, and gives every error of the
-    kernel's that was not foreseen to ``on_error``."""
+    """Runs ``mode`` between ``device`` and ``sender``, counts in ``traffic``, and gives every error of the
+    kernel's that was not foreseen to ``on_error``. What arrives, a ``Reception`` gives it."""
 
     def __init__(
         self,
         device: Device,
         mode: Mode,
-        carrier: Carrier,
+        sender: Sender,
         traffic: Traffic,
         on_error: Callable[[str, OSError], None],
     ) -> None:
         self._device = device
         self._mode = mode
-        self._carrier = carrier
+        self._sender = sender
         self._traffic = traffic
         self._on_error = on_error
         self._deadline = math.inf
@@ -77,42 +68,19 @@ class Endpoint:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._carry_out)
-            nursery.start_soon(self._carry_in)
 
     async def _carry_out(self) -> None:
         device, mode, count = self._device, self._mode, self._traffic.count_out
         while True:
             await device.wait()
             now = trio.current_time()
-            for _ in range(_AT_ONCE):
+            for _ in range(AT_ONCE):
                 packet = device.read()
                 if packet is None:
                     break
                 count(len(packet))
                 self._perform(mode.from_tun(packet, now))
-            self._look_at_the_time()
-
-    async def _carry_in(self) -> None:
-        carrier, mode = self._carrier, self._mode
-        while True:
-            await carrier.wait()
-            now = trio.current_time()
-            for error in carrier.errors():
-                self._perform(mode.from_error(error, now))
-            for _ in range(_AT_ONCE):
-                received = self._receive()
-                if received is None:
-                    break
-                self._perform(mode.from_wire(*received, now))
-            self._look_at_the_time()
-
-    def _receive(self) -> tuple[bytes, Source] | None:
-        try:
-            return self._carrier.receive()
-        except OSError as error:
-            # raw(7): an error that the network has reported comes up here too, once.
-            self._on_error("receive", error)
-            return None
+            self.look_at_the_time()
 
     async def _keep_time(self) -> None:
         while True:
@@ -121,7 +89,28 @@ class Endpoint:
                 await trio.sleep_forever()
             self._perform(self._mode.tick(trio.current_time()))
 
-    def _look_at_the_time(self) -> None:
+    # What a Reception calls.
+
+    def take(self, data: bytes, source: Source, now: float) -> Dropped | None:
+        """Carry in ``data``, which arrived from ``source``; or else say why that is not for this tunnel."""
+        effects = self._mode.from_wire(data, source, now)
+        if len(effects) == 1 and type(effects[0]) is Drop:
+            return effects[0].reason
+        self._perform(effects)
+        return None
+
+    def refuse(self, reason: Dropped) -> None:
+        """Count what no tunnel took and this one was nearest to taking."""
+        self._traffic.drop(reason)
+
+    def take_error(self, error: WireError, now: float) -> bool:
+        """Heed ``error``; whether it was about a packet of this tunnel's."""
+        effects = self._mode.from_error(error, now)
+        self._perform(effects)
+        return bool(effects)
+
+    def look_at_the_time(self) -> None:
+        """What was taken may have changed when the mode has something to do next."""
         deadline = self._mode.next_deadline()
         if deadline != self._deadline:
             self._deadline = self._timer.deadline = deadline
@@ -141,7 +130,7 @@ class Endpoint:
 
     def _send(self, packet: SendWire) -> None:
         try:
-            self._carrier.send(packet)
+            self._sender.send(packet)
         except OSError as error:
             self._traffic.drop(_why(error))
             if error.errno not in _BUSY:

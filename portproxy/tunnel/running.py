@@ -1,4 +1,4 @@
-"""One running tunnel: device, interface, carrier and endpoint, made as a Tunnel says."""
+"""One running tunnel: device, interface, sender and endpoint, made as a Tunnel says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from portproxy.tunnel.carrier import Protocol4, Protocol41
+from portproxy.tunnel.carrier import Protocol4Receiver, Protocol4Sender, Protocol41Receiver, Protocol41Sender
 from portproxy.tunnel.device import NODE, Tun
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.interface import Interface, remove_left_behind
@@ -18,6 +18,7 @@ from portproxy.tunnel.model import Interface as InterfaceAddress
 from portproxy.tunnel.modes import fourinsix
 from portproxy.tunnel.modes.fourinsix import FourInSix
 from portproxy.tunnel.modes.sixinfour import SixInFour
+from portproxy.tunnel.reception import Key, Reception, Receptions
 from portproxy.tunnel.routing import Way, way_to
 from portproxy.tunnel.traffic import Traffic
 
@@ -25,8 +26,9 @@ _LINK_LOCAL = 0xFE80 << 112
 _DUMMY = ipaddress.IPv4Address("192.0.0.8").packed
 """RFC 7600, 4.8: what ICMPv4 errors come from that have no other address to come from."""
 
+_RANKS = {type_: rank for rank, type_ in enumerate(TunnelType)}
 
-Carrier = Protocol41 | Protocol4
+Sender = Protocol41Sender | Protocol4Sender
 
 
 class TunnelError(Exception):
@@ -63,8 +65,8 @@ class RunningTunnel:
         self.gone = trio.Event()
         self._changed = trio.CancelScope()
         self._mode: SixInFour | FourInSix
-        self._carrier: Carrier | None = None
-        self._carrying: Carrier | None = None
+        self._sender: Sender | None = None
+        self._sending: Sender | None = None
         self._device = _open_device(spec)
         try:
             self._device.interface.take()
@@ -72,8 +74,8 @@ class RunningTunnel:
             self._make(spec, self.way)
             self._arrange(spec)
         except OSError as error:
-            if self._carrier:
-                self._carrier.close()
+            if self._sender:
+                self._sender.close()
             self._device.close()
             raise TunnelError(explain(spec, error)) from None
 
@@ -82,23 +84,42 @@ class RunningTunnel:
         """Bytes of the largest packet that goes in, by now."""
         return self._mode.mtu
 
-    async def run(self) -> None:
-        """Carry packets until cancelled; then everything that it made is taken back, and it is ``gone``."""
+    async def run(self, receptions: Receptions) -> None:
+        """Carry packets until cancelled; then everything that it made is taken back, and it is ``gone``.
+
+        Raises OSError when the kernel takes the interface or the address away.
+        """
+        held: Key | None = None
         try:
             while True:
-                carrier = self._carrying = self._carrier
-                assert carrier
-                endpoint = Endpoint(self._device, self._mode, carrier, self.traffic, self._on_error)
-                with trio.CancelScope() as self._changed:
-                    await endpoint.run()
-                if carrier is not self._carrier:
-                    carrier.close()
+                key = Key(self.spec.type.outer, self.way.local)
+                reception = receptions.hold(key)
+                if held:  # not before: what has arrived by now would be lost
+                    receptions.release(held)
+                held = key
+                await self._carry(reception)
         finally:
-            for carrier in {self._carrier, self._carrying}:
-                if carrier:
-                    carrier.close()
+            if held:
+                receptions.release(held)
+            for sender in {self._sender, self._sending}:
+                if sender:
+                    sender.close()
             self._device.close()
             self.gone.set()
+
+    async def _carry(self, reception: Reception) -> None:
+        """Until ``take_up``."""
+        sender = self._sending = self._sender
+        assert sender
+        endpoint = Endpoint(self._device, self._mode, sender, self.traffic, self._on_error)
+        reception.join(endpoint, _RANKS[self.spec.type])
+        try:
+            with trio.CancelScope() as self._changed:
+                await endpoint.run()
+        finally:
+            reception.leave(endpoint)
+        if sender is not self._sender:
+            sender.close()
 
     def change(self, spec: Tunnel) -> None:
         """Make ready to go on as ``spec``, whose interface is the same; ``take_up`` does. May block.
@@ -132,17 +153,17 @@ class RunningTunnel:
 
     def _make(self, spec: Tunnel, way: Way) -> None:
         own = sender(spec, way.local)
-        made = self._carrier
+        made = self._sender
         if spec.type is TunnelType.V6V4TUNNEL:
-            self._carrier = Protocol41(way.local, spec.remoteaddress, spec.ttl)
+            self._sender = Protocol41Sender(way.local, spec.remoteaddress, spec.ttl)
             self._mode = SixInFour(spec.remoteaddress, own, mtu=spec.mtu, link=way.mtu, clamp_mss=spec.mss)
         else:
             overhead = fourinsix.OVERHEAD + (0 if spec.encaplimit is None else fourinsix.LIMIT_OPTION)
-            self._carrier = Protocol4(way.local, spec.remoteaddress, spec.ttl, spec.encaplimit)
+            self._sender = Protocol4Sender(way.local, spec.remoteaddress, spec.ttl, spec.encaplimit)
             self._mode = FourInSix(
                 spec.remoteaddress, own, mtu=spec.mtu, link=way.mtu, overhead=overhead, clamp_mss=spec.mss
             )
-        if made and made is not self._carrying:  # nobody has taken it up
+        if made and made is not self._sending:  # nobody has taken it up
             made.close()
 
     def _arrange(self, spec: Tunnel) -> None:
@@ -158,6 +179,11 @@ class RunningTunnel:
         interface.add_addresses(one for one in addresses if one not in interface.addresses)
         interface.up()
         interface.add_routes(route for route in routes if route not in interface.routes)
+
+
+def open_receiver(key: Key) -> Protocol41Receiver | Protocol4Receiver:
+    """Where the packets of ``key`` arrive. Raises OSError."""
+    return Protocol41Receiver(key.local) if key.outer == 4 else Protocol4Receiver(key.local)
 
 
 def _open_device(spec: Tunnel) -> Device:

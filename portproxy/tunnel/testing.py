@@ -1,7 +1,8 @@
 """Networks in memory, to try modes in: hosts, routers and wires that carry real packets.
 
 They run in trio's time: on ``trio.testing.MockClock(autojump_threshold=0)`` ten minutes pass at once, and the
-same seed is the same course of events. An ``Endpoint`` runs between a device and a carrier of one host::
+same seed is the same course of events. An ``Endpoint`` runs between a device and a carrier of one host, whose
+``Reception`` it joins::
 
     wire, host, device = Wire(nursery, Random(1), loss=0.1), Host(), MemoryDevice(mtu=1480)
     host.attach(wire, "192.0.2.1/24")
@@ -357,7 +358,7 @@ class Host:
             mtu = int.from_bytes(message[4:8]) if kind == icmpv6.PACKET_TOO_BIG else 0
             if mtu:
                 self._paths[far] = (mtu, trio.current_time() + _REMEMBERED)
-        error = WireError(kind, code, mtu, sender, about[length:])
+        error = WireError(kind, code, mtu, sender, about[length:], str(ip_address(far)))
         self.errors.append(error)
         for carrier in self.carriers:
             if carrier.takes(int.from_bytes(protocol), own):

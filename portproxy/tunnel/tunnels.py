@@ -10,8 +10,9 @@ from portproxy.log import Log
 from portproxy.reconcile import TunnelPlan
 from portproxy.snapshot import TunnelState, TunnelStatus
 from portproxy.tunnel.model import Tunnel
+from portproxy.tunnel.reception import Receptions
 from portproxy.tunnel.routing import Changes
-from portproxy.tunnel.running import RunningTunnel, TunnelError, explain
+from portproxy.tunnel.running import RunningTunnel, TunnelError, explain, open_receiver
 from portproxy.tunnel.traffic import Traffic
 
 RETRY_FIRST = 1.0
@@ -31,10 +32,12 @@ class Tunnels:
         self._failing = trio.Event()
         self._changing = trio.Lock()
         self._nursery: trio.Nursery
+        self._receptions: Receptions
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run what ``apply`` says until cancelled; then every tunnel is taken back."""
         async with trio.open_nursery() as self._nursery:
+            self._receptions = Receptions(self._nursery, open_receiver, self._complain)
             self._nursery.start_soon(self._retry)
             self._nursery.start_soon(self._follow)
             task_status.started()
@@ -100,7 +103,7 @@ class Tunnels:
     async def _carry(self, running: RunningTunnel) -> None:
         try:
             with self._scopes[running]:
-                await running.run()
+                await running.run(self._receptions)
         except* OSError as group:
             # Somebody has removed the interface: the tunnel is to be made anew.
             name = running.spec.name
@@ -137,6 +140,9 @@ class Tunnels:
             if self._errors.pop(name, None):
                 self._say("a tunnel is up", running)
             running.take_up()
+
+    def _complain(self, what: str, error: OSError) -> None:
+        self._log.warning("tunnels' packets may have been lost", doing=what, error=error.strerror)
 
     def _say(self, event: str, running: RunningTunnel) -> None:
         self._log.info(event, tunnel=running.spec.name, local=running.way.local, mtu=running.mtu)

@@ -66,7 +66,8 @@ def error(kind: Kind, random: Random) -> WireError:
     """Of a type that means something, most often."""
     type_ = random.choice((1, 2, 3, 3, 3, 4, 11, 12, random.randrange(256)))
     path = random.choice((0, 68, 1279, 1280, 1299, 1300, 1400, 1500, random.randrange(2**32)))
-    return WireError(type_, random.choice((0, 1, 4, 4)), path, "", packet(kind, random))
+    destination = random.choice((*[PEERS[kind]] * 5, "192.0.2.9"))
+    return WireError(type_, random.choice((0, 1, 4, 4)), path, "", packet(kind, random), destination)
 
 
 def told(kind: Kind, effects: Sequence[Effect]) -> None:
@@ -125,5 +126,5 @@ def test_any_bytes_at_all(kind: Kind, data: bytes, tos: int) -> None:
     tested = kind(PEERS[kind], OWN[kind], clamp_mss=True)
     RULES[kind](tested, tested.from_wire(data, Source(PEERS[kind], 0, tos), 0.0))
     RULES[kind](tested, tested.from_tun(data, 0.0))
-    RULES[kind](tested, tested.from_error(WireError(3, 4, 1400, "", data), 0.0))
-    RULES[kind](tested, tested.from_error(WireError(3, 1, 0, "", data), 0.0))
+    RULES[kind](tested, tested.from_error(WireError(3, 4, 1400, "", data, PEERS[kind]), 0.0))
+    RULES[kind](tested, tested.from_error(WireError(3, 1, 0, "", data, PEERS[kind]), 0.0))

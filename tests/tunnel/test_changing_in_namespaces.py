@@ -256,4 +256,4 @@ def test_reloads_close_what_they_replace() -> None:
                 sock.sendto(b"by %d" % mtu, (peer.inner_local, 9))
             peer.arriving(b"by %d" % mtu)
             _, *raw = Path(f"/proc/{peer.relay.pid}/net/raw").read_text().splitlines()
-            assert len(raw) == 1, raw
+            assert len(raw) == 2, raw  # one to send, one to receive

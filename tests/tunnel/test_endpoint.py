@@ -19,6 +19,7 @@ from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.modes.fourinsix import FourInSix
 from portproxy.tunnel.modes.sixinfour import SixInFour
 from portproxy.tunnel.reasons import Dropped
+from portproxy.tunnel.reception import Reception
 from portproxy.tunnel.testing import Host, MemoryCarrier, MemoryDevice, Packet, Wire
 from portproxy.tunnel.traffic import Traffic
 
@@ -70,7 +71,11 @@ class End:
         def complain(what: str, error: OSError) -> None:
             self.complaints.append((what, error.errno))
 
-        nursery.start_soon(Endpoint(self.device, self.mode, self.carrier, self.traffic, complain).run)
+        endpoint = Endpoint(self.device, self.mode, self.carrier, self.traffic, complain)
+        reception = Reception(self.carrier, complain)
+        reception.join(endpoint)
+        nursery.start_soon(endpoint.run)
+        nursery.start_soon(reception.run)
 
     def drops(self) -> dict[Dropped, int]:
         return {reason: count for reason, count in self.traffic.drops.items() if count}
@@ -339,34 +344,10 @@ async def test_too_large_for_the_link_is_refused(nursery: trio.Nursery, autojump
     assert end.complaints == [("send", errno.EMSGSIZE)]
 
 
-class Failing(MemoryCarrier):
-    """The first packet that it receives is an error (raw(7))."""
-
-    failed = False
-
-    def receive(self) -> tuple[bytes, Source] | None:
-        if self.failed:
-            return super().receive()
-        self.failed = True
-        raise OSError(errno.ECONNREFUSED, "said once")
-
-
-@stars
-async def test_errors_while_receiving_are_survived(star: Star, autojump_clock: MockClock) -> None:
-    end = End(star, 1, 2)
-    star.hosts[1].carriers.clear()
-    end.carrier = Failing(star.hosts[1], star.family.outer(1, 1), star.family.protocol)
-    end.run(star.nursery)
-    star.deliver(star.inner())
-    await trio.sleep(1)
-    assert end.complaints == [("receive", errno.ECONNREFUSED)]
-    assert (end.drops(), end.traffic.packets_in) == ({}, 1)
-
-
 async def test_a_refused_mtu_is_survived(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     end = End(Star(nursery, FOUR, Random(1)), 1, 2, link=70_000)
     end.run(nursery)
-    end.carrier.put(WireError(2, 0, 1400, "2001:db8:a::254", b""))
+    end.carrier.put(WireError(2, 0, 1400, "2001:db8:a::254", b"", FOUR.outer(2, 1)))
     await trio.sleep(599)
     assert (end.device.mtu, end.complaints) == (1360, [])
     await trio.sleep(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -22,6 +23,7 @@ PEER = str(IPv6Address("2001:db8::2"))
 OWN = IPv4Address("192.0.2.1").packed
 HERE, THERE = IPv4Address("10.1.0.1").packed, IPv4Address("10.2.0.1").packed
 FROM_PEER = Source(PEER)
+heard = partial(WireError, destination=PEER)
 UDP, TCP = 17, 6
 
 
@@ -255,7 +257,7 @@ def test_what_is_too_big_is_fragmented_outside_unless_it_forbids_that(mode: Four
 
 def too_big(mtu: int, quoted: bytes = b"") -> WireError:
     """ICMPv6: packet too big."""
-    return WireError(2, 0, mtu, "2001:db8::fe", quoted)
+    return heard(2, 0, mtu, "2001:db8::fe", quoted)
 
 
 def test_a_static_mtu_follows_nothing() -> None:
@@ -304,22 +306,22 @@ def test_a_narrow_path_is_forgotten_after_ten_minutes() -> None:
 def test_errors_of_the_outer_network_are_told_to_the_inner_source(kind: int, code: int, quoted: int) -> None:
     """RFC 2473, 8.2: host unreachable."""
     mode, about = FourInSix(PEER, OWN), inner(quoted)
-    effects = checked(mode, mode.from_error(WireError(kind, code, 0, "2001:db8::fe", about), 0.0))
+    effects = checked(mode, mode.from_error(heard(kind, code, 0, "2001:db8::fe", about), 0.0))
     reported(effects, icmpv4.Unreachable.HOST, 0, about)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        WireError(1, 3, 0, "", inner(20)[:19]),
-        WireError(1, 3, 0, "", put(inner(), 0, 0x65)),
-        WireError(1, 3, 0, "", inner(source="0.0.0.0")),
-        WireError(1, 3, 0, "", inner(source="224.0.0.1")),
-        WireError(1, 3, 0, "", inner(to=IPv4Address("224.0.0.1").packed)),
-        WireError(1, 3, 0, "", inner(flags=1)),  # a later fragment
-        WireError(1, 3, 0, "", ipv4.build(HERE, THERE, 1, bytes((3, 1)) + bytes(30))),
-        WireError(127, 0, 0, "", inner()),
-        WireError(128, 0, 0, "", inner()),
+        heard(1, 3, 0, "", inner(20)[:19]),
+        heard(1, 3, 0, "", put(inner(), 0, 0x65)),
+        heard(1, 3, 0, "", inner(source="0.0.0.0")),
+        heard(1, 3, 0, "", inner(source="224.0.0.1")),
+        heard(1, 3, 0, "", inner(to=IPv4Address("224.0.0.1").packed)),
+        heard(1, 3, 0, "", inner(flags=1)),  # a later fragment
+        heard(1, 3, 0, "", ipv4.build(HERE, THERE, 1, bytes((3, 1)) + bytes(30))),
+        heard(127, 0, 0, "", inner()),
+        heard(128, 0, 0, "", inner()),
     ],
 )
 def test_errors_of_the_outer_network_that_nobody_is_told(error: WireError) -> None:
@@ -328,7 +330,7 @@ def test_errors_of_the_outer_network_that_nobody_is_told(error: WireError) -> No
 
 def test_errors_are_sent_at_a_limited_rate() -> None:
     mode = FourInSix(PEER, OWN, mtu=1280)
-    over, unreachable = guarded(1281), WireError(1, 3, 0, "", inner())
+    over, unreachable = guarded(1281), heard(1, 3, 0, "", inner())
     for _ in range(25):
         assert len(mode.from_tun(over, 5.0)) == 2
         assert len(mode.from_error(unreachable, 5.0)) == 1
@@ -385,7 +387,7 @@ def test_no_effect_breaks_a_rule(mode: FourInSix, what: list[tuple[str, bytes, i
             effects = checked(mode, mode.from_wire(packet, Source(PEER, 0, value), now))
             assert [type(effect) for effect in effects] in ([SendTun], [Drop])
         elif event == "error":
-            checked(mode, mode.from_error(WireError(value % 5, 0, value, "", packet), now))
+            checked(mode, mode.from_error(heard(value % 5, 0, value, "", packet), now))
         else:
             now += value
             if now >= mode.next_deadline():

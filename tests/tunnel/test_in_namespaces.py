@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
+from contextlib import suppress
 
 import pytest
 
 from portproxy.tunnel.model import TunnelType
-from portproxy.tunnel.packet import icmpv6, ipv4, ipv6
+from portproxy.tunnel.packet import icmpv4, icmpv6, ipv4, ipv6
 from portproxy.tunnel.packet.checksum import upper_layer
 from tests.package.namespaces import in_own_namespaces
 from tests.tunnel.lab import (
@@ -237,7 +238,8 @@ def test_neighbour_unreachability_detection_is_answered() -> None:
 
 
 @in_own_namespaces
-def test_what_others_send_is_not_the_tunnels() -> None:
+def test_what_others_send_is_dropped_without_a_word() -> None:
+    """RFC 4213, 3.6: no ICMP error is sent, which would tell a prober that there is a tunnel."""
     with Lab("a", "b") as lab, Peer(lab, TunnelType.V6V4TUNNEL) as peer:
         other = address(4, LINK, 3)
         peer.node.ip("address", "add", with_prefix(other), "dev", "to-a")
@@ -251,3 +253,8 @@ def test_what_others_send_is_not_the_tunnels() -> None:
             stranger.sendto(peer.datagram(port, b"forged"), (peer.remote, 0))
             peer.send(peer.datagram(port, b"hello"))
             assert sock.recv(100) == b"hello"
+        peer.capture.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                assert peer.capture.recv(1 << 16)[9] != icmpv4.PROTOCOL
+        assert peer.relay.dropped() == {"source": 1}

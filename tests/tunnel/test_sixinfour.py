@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from functools import partial
 from ipaddress import IPv6Address
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, SetMtu, Source
 from portproxy.tunnel.modes import WireError
-from portproxy.tunnel.modes.sixinfour import LEAST, MOST, SixInFour
+from portproxy.tunnel.modes.protocol41 import LEAST, MOST
+from portproxy.tunnel.modes.sixinfour import SixInFour
 from portproxy.tunnel.packet import icmpv6, ipv6
 from portproxy.tunnel.packet.checksum import upper_layer
 from portproxy.tunnel.reasons import Dropped
@@ -22,6 +24,7 @@ PEER = "198.51.100.2"
 OWN = IPv6Address("fe80::c633:6401").packed
 HERE, THERE = IPv6Address("2001:db8:1::1").packed, IPv6Address("2001:db8:2::1").packed
 FROM_PEER, CONGESTED = Source(PEER), Source(PEER, 0, 3)
+heard = partial(WireError, destination=PEER)
 UDP, TCP = 17, 6
 
 
@@ -212,64 +215,8 @@ def test_with_a_static_mtu_the_outer_packet_may_be_fragmented(mtu: int) -> None:
     effects = checked(mode, mode.from_tun(over, 0.0))
     assert effects[0] == Drop(Dropped.TOO_BIG)
     reported(effects, icmpv6.PACKET_TOO_BIG, 0, mtu, over)
-    assert mode.from_error(needed(1300), 0.0) == ()
+    assert mode.from_error(heard(3, 4, 1300, "", b""), 0.0) == ()
     assert (mode.mtu, mode.next_deadline(), mode.tick(1e9)) == (mtu, math.inf, ())
-
-
-def needed(mtu: int, quoted: bytes = b"") -> WireError:
-    """ICMP: fragmentation needed."""
-    return WireError(3, 4, mtu, "192.0.2.254", quoted)
-
-
-@pytest.mark.parametrize(
-    ("path", "mtu", "dont_fragment"),
-    [(1499, 1479, True), (1301, 1281, True), (1300, 1280, True), (1299, 1280, False), (1280, 1280, False),
-     (576, 1280, False), (68, 1280, False)],
-)  # fmt: skip
-def test_with_a_dynamic_mtu_it_follows_the_path(path: int, mtu: int, dont_fragment: bool) -> None:
-    """RFC 4213, 3.2.2."""
-    mode = SixInFour(PEER, OWN)
-    assert mode.from_tun(inner(1480), 0.0) == (SendWire(inner(1480), (PEER, 0), 0, True),)
-    assert checked(mode, mode.from_error(needed(path), 1.0)) == [SetMtu(mtu)]
-    assert mode.from_tun(inner(mtu), 1.0) == (SendWire(inner(mtu), (PEER, 0), 0, dont_fragment),)
-    effects = checked(mode, mode.from_tun(inner(mtu + 1), 1.0))
-    assert effects[0] == Drop(Dropped.TOO_BIG)
-    reported(effects, icmpv6.PACKET_TOO_BIG, 0, mtu, inner(mtu + 1))
-
-
-@pytest.mark.parametrize("link", [1280, 1299, 1300, 1500, 9000, 65535, 65536])
-def test_the_first_hop_is_where_a_dynamic_mtu_begins(link: int) -> None:
-    mode = SixInFour(PEER, OWN, link=link)
-    assert mode.mtu == min(max(1280, link - 20), 65515)
-    assert mode.from_tun(inner(1280), 0.0) == (SendWire(inner(1280), (PEER, 0), 0, link >= 1300),)
-
-
-@pytest.mark.parametrize("path", [0, 67, 1400, 1401, 1500, 65535])
-def test_a_path_that_cannot_be_so_or_is_no_news_changes_nothing(path: int) -> None:
-    mode = SixInFour(PEER, OWN)
-    assert mode.from_error(needed(1400), 0.0) == (SetMtu(1380),)
-    assert mode.from_error(needed(path), 300.0) == ()
-    assert (mode.mtu, mode.next_deadline()) == (1380, 600.0)
-
-
-def test_a_narrow_path_is_forgotten_after_ten_minutes() -> None:
-    mode = SixInFour(PEER, OWN)
-    assert mode.next_deadline() == math.inf
-    mode.from_error(needed(1290), 100.0)
-    assert mode.from_tun(inner(1280), 100.0) == (SendWire(inner(1280), (PEER, 0), 0, False),)
-    assert mode.next_deadline() == 700.0
-    assert mode.tick(699.99) == ()
-    assert mode.mtu == 1280
-    assert checked(mode, mode.tick(700.0)) == [SetMtu(1480)]
-    assert mode.next_deadline() == math.inf
-    assert mode.from_tun(inner(1480), 700.0) == (SendWire(inner(1480), (PEER, 0), 0, True),)
-
-
-def test_a_path_that_narrows_further_is_remembered_from_then_on() -> None:
-    mode = SixInFour(PEER, OWN)
-    mode.from_error(needed(1400), 0.0)
-    assert mode.from_error(needed(1350), 599.0) == (SetMtu(1330),)
-    assert (mode.next_deadline(), mode.tick(600.0)) == (1199.0, ())
 
 
 @pytest.mark.parametrize(
@@ -280,24 +227,24 @@ def test_errors_of_the_outer_network_are_told_to_the_inner_source(kind: int, cod
     """RFC 4213, 3.4."""
     about = inner(quoted, HERE, to=THERE)
     mode = SixInFour(PEER, OWN)
-    effects = checked(mode, mode.from_error(WireError(kind, code, 0, "192.0.2.254", about), 0.0))
+    effects = checked(mode, mode.from_error(heard(kind, code, 0, "192.0.2.254", about), 0.0))
     reported(effects, icmpv6.DESTINATION_UNREACHABLE, icmpv6.Unreachable.ADDRESS, 0, about)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        WireError(3, 1, 0, "", inner(1400)[:8]),  # as much as RFC 792 asks for: not enough
-        WireError(3, 1, 0, "", inner(48)[:39]),
-        WireError(3, 1, 0, "", of_version(inner(), 4)),
-        WireError(3, 1, 0, "", inner(source="::")),
-        WireError(3, 1, 0, "", inner(source="ff02::1")),
-        WireError(3, 1, 0, "", inner(to=IPv6Address("ff02::1").packed)),
-        WireError(3, 1, 0, "", ipv6.build(HERE, THERE, 58, bytes((1, 0, 0, 0)) + bytes(44))),
-        WireError(4, 0, 0, "", inner()),  # source quench
-        WireError(5, 0, 0, "", inner()),  # redirect
-        WireError(0, 0, 0, "", inner()),
-        WireError(8, 0, 0, "", inner()),
+        heard(3, 1, 0, "", inner(1400)[:8]),  # as much as RFC 792 asks for: not enough
+        heard(3, 1, 0, "", inner(48)[:39]),
+        heard(3, 1, 0, "", of_version(inner(), 4)),
+        heard(3, 1, 0, "", inner(source="::")),
+        heard(3, 1, 0, "", inner(source="ff02::1")),
+        heard(3, 1, 0, "", inner(to=IPv6Address("ff02::1").packed)),
+        heard(3, 1, 0, "", ipv6.build(HERE, THERE, 58, bytes((1, 0, 0, 0)) + bytes(44))),
+        heard(4, 0, 0, "", inner()),  # source quench
+        heard(5, 0, 0, "", inner()),  # redirect
+        heard(0, 0, 0, "", inner()),
+        heard(8, 0, 0, "", inner()),
     ],
 )
 def test_errors_of_the_outer_network_that_nobody_is_told(error: WireError) -> None:
@@ -310,7 +257,7 @@ def test_a_quote_may_end_within_extension_headers(next_header: int, quoted: int)
     """What is quoted is less than the header in it says."""
     packet = ipv6.build(HERE, THERE, next_header, bytes((next_header, 0)) * 100)[:quoted]
     mode = SixInFour(PEER, OWN)
-    effects = checked(mode, mode.from_error(WireError(3, 1, 0, "", packet), 0.0))
+    effects = checked(mode, mode.from_error(heard(3, 1, 0, "", packet), 0.0))
     reported(effects, icmpv6.DESTINATION_UNREACHABLE, icmpv6.Unreachable.ADDRESS, 0, packet)
 
 
@@ -326,7 +273,7 @@ def test_no_error_is_sent_about_an_error() -> None:
 
 def test_errors_are_sent_at_a_limited_rate() -> None:
     mode = SixInFour(PEER, OWN, mtu=1280)
-    over, unreachable = inner(1281), WireError(3, 1, 0, "", inner())
+    over, unreachable = inner(1281), heard(3, 1, 0, "", inner())
     for _ in range(25):
         assert len(mode.from_tun(over, 5.0)) == 2
         assert len(mode.from_error(unreachable, 5.0)) == 1
@@ -344,7 +291,7 @@ def test_errors_are_sent_at_a_limited_rate() -> None:
 )
 def test_tcp_segments_are_kept_below_the_mtu_if_asked_for(clamp: bool, offered: int, taken: int) -> None:
     mode = SixInFour(PEER, OWN, clamp_mss=clamp)
-    mode.from_error(needed(1400), 0.0)
+    mode.from_error(heard(3, 4, 1400, "", b""), 0.0)
     (out,) = mode.from_tun(syn(offered), 0.0)
     (back,) = mode.from_wire(syn(offered), FROM_PEER, 0.0)
     assert isinstance(out, SendWire)
@@ -387,9 +334,9 @@ def test_no_effect_breaks_a_rule(mode: SixInFour, what: list[tuple[str, bytes, i
             effects = checked(mode, mode.from_wire(packet, Source(PEER, 0, value), now))
             assert [type(effect) for effect in effects] in ([SendTun], [Drop])
         elif event == "narrow":
-            checked(mode, mode.from_error(needed(value, packet), now))
+            checked(mode, mode.from_error(heard(3, 4, value, "", packet), now))
         elif event == "unreachable":
-            checked(mode, mode.from_error(WireError(3, value, 0, "", packet), now))
+            checked(mode, mode.from_error(heard(3, value, 0, "", packet), now))
         else:
             now += value
             if now >= mode.next_deadline():

@@ -10,13 +10,15 @@ from portproxy.tunnel.effects import Effect, Source
 
 class WireError(NamedTuple):
     """An ICMP error about something that was sent: its ``type`` and ``code``, the ``mtu`` that it gives (0
-    where it gives none), who sent it, and as much of the inner packet as it quotes."""
+    where it gives none), who sent it, as much of the inner packet as it quotes, and the literal address that
+    it was sent to."""
 
     type: int
     code: int
     mtu: int
     sender: str
     quoted: bytes
+    destination: str
 
 
 class Mode(Protocol):
@@ -29,7 +31,7 @@ class Mode(Protocol):
         """``data`` arrived, without the outer header, whole."""
 
     def from_error(self, error: WireError, now: float) -> Sequence[Effect]:
-        """The network reports ``error``."""
+        """The network reports ``error``; nothing where that is about another tunnel's packet."""
 
     def next_deadline(self) -> float:
         """When ``tick`` has something to do; infinity where it has not."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, SetMtu, Source
 from portproxy.tunnel.modes import WireError
-from portproxy.tunnel.modes.allowance import Allowance
 from portproxy.tunnel.modes.pathmtu import PathMtu
+from portproxy.tunnel.modes.telling import Telling
 from portproxy.tunnel.packet import icmpv4, icmpv6, ipv4, mss
 from portproxy.tunnel.packet.checksum import checksum
 from portproxy.tunnel.packet.ecn import decapsulated
@@ -45,17 +44,20 @@ class FourInSix:
         self._remote = remote
         self._own = own
         self._overhead = overhead
-        self._path = None if mtu else PathMtu(link, _PATH_LEAST)
+        self._path = PathMtu(mtu + overhead if mtu else link, _PATH_LEAST, fixed=bool(mtu))
         self._clamp_mss = clamp_mss
-        self._errors = Allowance()
-        self.mtu = mtu or link - overhead
+        self._telling = Telling()
+        self.mtu = self._path.mtu - overhead
 
     def from_tun(self, packet: bytes, now: float) -> Sequence[Effect]:
         if len(packet) < ipv4.HEADER or packet[0] >> 4 != 4:
             return (Drop(Dropped.NOT_IP),)
         # RFC 2473, 7.2 (b): without DF it is the outer packet that is fragmented.
         if len(packet) > self.mtu and packet[6] & 0x40:
-            return (Drop(Dropped.TOO_BIG), *self._report(icmpv4.too_big(packet, self._own, self.mtu), now))
+            return (
+                Drop(Dropped.TOO_BIG),
+                *self._telling.tell(icmpv4.too_big(packet, self._own, self.mtu), now),
+            )
         if self._clamp_mss:
             packet = mss.clamp4(packet, self.mtu)
         return (SendWire(packet, self._peer, packet[1] & 3),)
@@ -83,37 +85,33 @@ class FourInSix:
 
     def from_error(self, error: WireError, now: float) -> Sequence[Effect]:
         """RFC 2473, 8: what the tunnel cannot do is told to the inner source, in its own protocol's words."""
+        if error.destination != self._remote:
+            return ()
         if error.type == icmpv6.PACKET_TOO_BIG:
             return self._narrowed(error, now)
         if error.type in (icmpv6.DESTINATION_UNREACHABLE, icmpv6.TIME_EXCEEDED, icmpv6.PARAMETER_PROBLEM):
-            told = icmpv4.unreachable(error.quoted, self._own, icmpv4.Unreachable.HOST)
-            return self._report(told, now)
+            unreachable = icmpv4.unreachable(error.quoted, self._own, icmpv4.Unreachable.HOST)
+            return self._telling.tell(unreachable, now)
         return ()
 
     def next_deadline(self) -> float:
-        return self._path.next_deadline() if self._path else math.inf
+        return self._path.next_deadline()
 
     def tick(self, now: float) -> Sequence[Effect]:
-        if self._path and self._path.tick(now):
-            return self._follow(self._path)
-        return ()
+        return self._follow() if self._path.tick(now) else ()
 
-    def _follow(self, path: PathMtu) -> Sequence[Effect]:
-        self.mtu = path.mtu - self._overhead
+    def _follow(self) -> Sequence[Effect]:
+        self.mtu = self._path.mtu - self._overhead
         return (SetMtu(self.mtu),)
 
     def _narrowed(self, error: WireError, now: float) -> Sequence[Effect]:
-        if not self._path or not self._path.learn(error.mtu, now):
+        if not self._path.learn(error.mtu, now):
             return ()
-        followed = self._follow(self._path)
+        followed = self._follow()
         quoted = error.quoted
         if len(quoted) < ipv4.HEADER or not quoted[6] & 0x40:
             return followed
-        return (*followed, *self._report(icmpv4.too_big(quoted, self._own, self.mtu), now))
-
-    def _report(self, error: bytes | None, now: float) -> Sequence[Effect]:
-        """An ICMP error to an inner source, if one may be sent."""
-        return (SendTun(error),) if error and self._errors.take(now) else ()
+        return (*followed, *self._telling.tell(icmpv4.too_big(quoted, self._own, self.mtu), now))
 
 
 def _with_tos(packet: bytes, tos: int) -> bytes:

@@ -6,27 +6,34 @@ import math
 
 _FORGET = 600.0
 """Seconds until a path that was found to be narrow is tried again at its full width (RFC 1191, 6.3)."""
+_PLATEAUS = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
+"""What paths are mostly as wide as, for routers that do not say (RFC 1191, 7.1)."""
 
 
 class PathMtu:
-    """What the path to the peer takes, as far as anybody has said.
+    """What the path to the peer takes, as far as anybody has said; or else ``fixed``, whatever they say.
 
-    ``link`` is what the first hop takes. All in bytes of the outer packet.
+    ``link`` is what the first hop takes, ``least`` what every path does. All in bytes of the outer packet.
     """
 
-    def __init__(self, link: int, least: int) -> None:
+    def __init__(self, link: int, least: int, *, fixed: bool = False) -> None:
         self._link = link
         self._least = least
         self._forget_at = math.inf
+        self.fixed = fixed
         self.mtu = link
 
     def learn(self, mtu: int, now: float) -> bool:
         """A router says that it takes ``mtu``; whether that is news. What raises it, or is absurd, is not."""
-        if not self._least <= mtu < self.mtu:
+        if self.fixed or not self._least <= mtu < self.mtu:
             return False
         self.mtu = mtu
         self._forget_at = now + _FORGET
         return True
+
+    def below(self) -> int:
+        """What to try where a router says that it takes less, but not how much."""
+        return next((plateau for plateau in _PLATEAUS if plateau < self.mtu), 0)
 
     def next_deadline(self) -> float:
         return self._forget_at

@@ -63,6 +63,8 @@ def _answerable(kind: int, packet: bytes) -> bool:
         upper = ipv6.upper_layer(packet)
     except PacketError:
         return True  # what it is cannot be told; RFC 4443, 2.4 (e.1) speaks of errors
-    if upper.protocol != PROTOCOL or not upper.first or upper.offset >= len(packet):
+    if upper.protocol != PROTOCOL or not upper.first:
         return True
+    if upper.offset >= len(packet):
+        return False  # cut short: it may have been an error
     return packet[upper.offset] >= _INFORMATIONAL and packet[upper.offset] != _REDIRECT
