@@ -143,7 +143,8 @@ class Handlers:
         return Reply(not failed, "\n".join(lines), data)
 
     def _not_listening(self, steps: Plan) -> dict[str, str]:
-        """The rules that a change wanted to listen, and that do not, with the reason."""
+        """The rules that a change wanted to listen, and that do not, with the reason; so too the tunnels that
+        are not up, as ``tunnel NAME``."""
         touched = {rule.name for rule in steps.start} | {rule.name for _, rule in steps.change}
         errors = self._supervisor.errors
         failed = {name: errors[name] for name in touched if name in errors}

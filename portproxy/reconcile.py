@@ -16,13 +16,15 @@ PortKey = tuple[Family, int]
 class TunnelPlan:
     """The same for tunnels, each by its interface and type.
 
-    A changed one keeps its interface, and what goes through it goes on.
+    A changed one keeps its interface, and what goes through it goes on. ``wanted`` are all of the new
+    configuration, in its order.
     """
 
     stop: tuple[Tunnel, ...] = ()
     keep: tuple[Tunnel, ...] = ()
     change: tuple[tuple[Tunnel, Tunnel], ...] = ()
     start: tuple[Tunnel, ...] = ()
+    wanted: tuple[Tunnel, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.stop or self.change or self.start)
@@ -89,6 +91,7 @@ def _plan_tunnels(old: Config, new: Config) -> TunnelPlan:
         tuple(now for was, now in both if now == was),
         tuple((was, now) for was, now in both if now != was),
         tuple(tunnel for key, tunnel in after.items() if key not in before),
+        new.tunnels,
     )
 
 

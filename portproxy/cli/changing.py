@@ -31,7 +31,7 @@ _FILE_LIMIT = 2 * REQUEST_LIMIT
 """Bytes of a file to import: what makes a request, in UTF-16."""
 _SHOWN_SKIPPED = 100
 """Lines of a file that are named one by one."""
-_MEANWHILE = "it is tried again, and the relay's next start fails where it cannot listen then"
+_MEANWHILE = "it is tried again, and the relay's next start fails where it cannot {} then"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +168,14 @@ def _size(change: Change) -> int:
 
 
 def finish(reply: Reply, *, failed: bool = False) -> None:
-    """Say what the relay says; exit with 1 where a rule does not listen, or something else ``failed``."""
+    """Say what the relay says; exit with 1 where a rule does not listen or a tunnel is not up, or something
+    else ``failed``."""
     data = told(reply, ChangeData)
     say(reply)
     for warning in data["warnings"]:
         click.echo(f"warning: {printable(warning)}", err=True)
     for name, why in data["not_listening"].items():
-        click.echo(f"{printable(name)} does not listen: {printable(why)}; {_MEANWHILE}", err=True)
+        # A tunnel comes as "tunnel NAME".
+        state, verb = ("is not up", "be up") if name.startswith("tunnel ") else ("does not listen", "listen")
+        click.echo(f"{printable(name)} {state}: {printable(why)}; {_MEANWHILE.format(verb)}", err=True)
     sys.exit(0 if reply.ok and not failed else 1)

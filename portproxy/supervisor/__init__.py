@@ -64,7 +64,7 @@ class Supervisor:
         self._changing = trio.Lock()
         self._idle = trio.Event()
         self._failing = trio.Event()
-        self._begun = self._draining = False
+        self._begun = self._started = self._draining = False
         self._retrying = trio.CancelScope()
         self._lingering = trio.CancelScope()
         self._began = 0.0
@@ -106,6 +106,7 @@ class Supervisor:
             if refused:
                 self._nursery.cancel_scope.cancel()
             else:
+                self._started = True
                 self._nursery.start_soon(self._retry)
                 task_status.started()
         if refused:
@@ -302,7 +303,7 @@ class Supervisor:
                 needed = "pip install 'portproxy[tunnel]'"
                 raise StartError(f"tunnel {steps.start[0].name}: needs {error.name}: {needed}") from None
 
-            self._tunnels = Tunnels(self._log)
+            self._tunnels = Tunnels(self._log, self._note_tunnel, lambda: self.dropped_to)
             await self._nursery.start(self._tunnels.run)
         with trio.CancelScope(shield=True):
             await self._tunnels.apply(steps)
@@ -370,6 +371,10 @@ class Supervisor:
         if errors.keys() - self._errors.keys():
             self._failing.set()
         self._errors = errors
+
+    def _note_tunnel(self, name: str, why: str) -> None:
+        if self._started:  # a start says it when it fails
+            self._log.error("a tunnel is not up", tunnel=name, error=why)
 
     # What workers tell.
 

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 from pyroute2 import IPRoute
@@ -21,15 +22,19 @@ _NO_DAD = 0x02
 """IFA_F_NODAD: nobody else is on the link, and a tentative address answers nobody for a second."""
 _GENERATE_NONE = 1
 """IN6_ADDR_GEN_MODE_NONE: a link-local address made up by the kernel is not the tunnel's (RFC 4213, 3.7)."""
+_IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
+"""proc(5); rtnetlink has no such setting."""
 
 
 class Interface:
-    """The interface ``name``, which exists. Its methods raise OSError with the kernel's errno.
+    """The interface ``name``, which exists and carries this IP version. Its methods raise OSError with the
+    kernel's errno.
 
     ``addresses`` and ``routes`` are what it was given and has not been relieved of.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, carries: int) -> None:
+        self._carries = carries
         self._index = socket.if_nametoindex(name)
         self.addresses: tuple[Address, ...] = ()
         self.routes: tuple[TunnelRoute, ...] = ()
@@ -43,6 +48,8 @@ class Interface:
     def set_mtu(self, mtu: int) -> None:
         """In bytes."""
         _do("link", "set", index=self._index, mtu=mtu)
+        if self._carries == 4:  # every time: with 1280 bytes and more the kernel begins IPv6 anew
+            self._switch_ipv6_off()
 
     def up(self) -> None:
         _do("link", "set", index=self._index, state="up")
@@ -67,6 +74,13 @@ class Interface:
         for route in routes:
             _unless_gone(partial(self._route, "del", route))
             self.routes = tuple(other for other in self.routes if other != route)
+
+    def _switch_ipv6_off(self) -> None:
+        """Where /proc/sys can be written; elsewhere the tunnel drops what the kernel sends by itself."""
+        with suppress(OSError):
+            setting = _IPV6_OFF.format(socket.if_indextoname(self._index))
+            with open(setting, "w") as file:
+                file.write("1")
 
     def _address(self, command: str, one: Address) -> None:
         family = socket.AF_INET if one.version == 4 else socket.AF_INET6

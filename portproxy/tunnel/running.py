@@ -31,17 +31,13 @@ _RANKS = {type_: rank for rank, type_ in enumerate(TunnelType)}
 Sender = Protocol41Sender | Protocol4Sender
 
 
-class TunnelError(Exception):
-    """The tunnel cannot be; the message says why and what would be right, in one line."""
-
-
 class Device:
     """The TUN device and the interface that it is, as an endpoint wants them: one thing."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, carries: int) -> None:
         self._tun = Tun(name)
         try:
-            self.interface = Interface(name)
+            self.interface = Interface(name, carries)
         except OSError:
             self._tun.close()
             raise
@@ -55,7 +51,8 @@ class Device:
 class RunningTunnel:
     """Runs ``spec``, which ``change`` may replace while connections through it go on.
 
-    ``way`` is where it leaves from. ``on_error`` hears of what the kernel refuses.
+    ``way`` is where it leaves from. ``on_error`` hears of what the kernel refuses. Raises OSError, which
+    ``explain`` tells people.
     """
 
     def __init__(self, spec: Tunnel, on_error: Callable[[str, OSError], None]) -> None:
@@ -67,72 +64,88 @@ class RunningTunnel:
         self._mode: SixInFour | FourInSix
         self._sender: Sender | None = None
         self._sending: Sender | None = None
-        self._device = _open_device(spec)
+        self._receptions: Receptions
+        self._reception: Reception
+        self._held: Key | None = None
+        remove_left_behind(spec.interface)
+        self._device = Device(spec.interface, spec.type.inner)
         try:
             self._device.interface.take()
             self.way = self._find_way(spec)
             self._make(spec, self.way)
             self._arrange(spec)
-        except OSError as error:
-            if self._sender:
-                self._sender.close()
-            self._device.close()
-            raise TunnelError(explain(spec, error)) from None
+        except OSError:
+            self._close()
+            raise
 
     @property
     def mtu(self) -> int:
         """Bytes of the largest packet that goes in, by now."""
         return self._mode.mtu
 
-    async def run(self, receptions: Receptions) -> None:
+    def open(self, receptions: Receptions) -> None:
+        """Begin to receive: before the first packet goes out, to which there may be an answer.
+
+        Raises OSError, and then all that was made is taken back.
+        """
+        self._receptions = receptions
+        try:
+            self._receive()
+        except OSError:
+            self._close()
+            raise
+
+    async def run(self) -> None:
         """Carry packets until cancelled; then everything that it made is taken back, and it is ``gone``.
 
         Raises OSError when the kernel takes the interface or the address away.
         """
-        held: Key | None = None
         try:
             while True:
-                key = Key(self.spec.type.outer, self.way.local)
-                reception = receptions.hold(key)
-                if held:  # not before: what has arrived by now would be lost
-                    receptions.release(held)
-                held = key
-                await self._carry(reception)
+                await self._carry()
+                self._receive()
         finally:
-            if held:
-                receptions.release(held)
-            for sender in {self._sender, self._sending}:
-                if sender:
-                    sender.close()
-            self._device.close()
+            self._close()
             self.gone.set()
 
-    async def _carry(self, reception: Reception) -> None:
+    def _receive(self) -> None:
+        key = Key(self.spec.type.outer, self.way.local)
+        self._reception = self._receptions.hold(key)
+        if self._held:  # not before: what has arrived by now would be lost
+            self._receptions.release(self._held)
+        self._held = key
+
+    async def _carry(self) -> None:
         """Until ``take_up``."""
         sender = self._sending = self._sender
         assert sender
         endpoint = Endpoint(self._device, self._mode, sender, self.traffic, self._on_error)
-        reception.join(endpoint, _RANKS[self.spec.type])
+        self._reception.join(endpoint, _RANKS[self.spec.type])
         try:
             with trio.CancelScope() as self._changed:
                 await endpoint.run()
         finally:
-            reception.leave(endpoint)
+            self._reception.leave(endpoint)
         if sender is not self._sender:
             sender.close()
+
+    def _close(self) -> None:
+        if self._held:
+            self._receptions.release(self._held)
+        for sender in {self._sender, self._sending}:
+            if sender:
+                sender.close()
+        self._device.close()
 
     def change(self, spec: Tunnel) -> None:
         """Make ready to go on as ``spec``, whose interface is the same; ``take_up`` does. May block.
 
-        Raises TunnelError, and then the interface may have some of what ``spec`` says.
+        Raises OSError, and then the interface may have some of what ``spec`` says.
         """
         self.spec = spec
-        try:
-            self.way = self._find_way(spec)
-            self._make(spec, self.way)
-            self._arrange(spec)
-        except OSError as error:
-            raise TunnelError(explain(spec, error)) from None
+        self.way = self._find_way(spec)
+        self._make(spec, self.way)
+        self._arrange(spec)
 
     def follow(self) -> bool:
         """Look at the way to the peer again; whether it is another, for ``take_up``. Raises OSError."""
@@ -186,14 +199,6 @@ def open_receiver(key: Key) -> Protocol41Receiver | Protocol4Receiver:
     return Protocol41Receiver(key.local) if key.outer == 4 else Protocol4Receiver(key.local)
 
 
-def _open_device(spec: Tunnel) -> Device:
-    try:
-        remove_left_behind(spec.interface)
-        return Device(spec.interface)
-    except OSError as error:
-        raise TunnelError(explain(spec, error)) from None
-
-
 def link_local(local: str) -> InterfaceAddress:
     """The tunnel's own link-local address, from the IPv4 address ``local`` (RFC 4213, 3.7)."""
     return ipaddress.IPv6Interface((_LINK_LOCAL | int(ipaddress.IPv4Address(local)), 64))
@@ -209,14 +214,23 @@ def sender(spec: Tunnel, local: str) -> bytes:
     """The address, packed, that errors about packets are sent from."""
     if spec.type.inner == 4:
         return _DUMMY  # this host takes no IPv4 packet for real that comes in from an address of its own
-    return all_addresses(spec, local)[0].ip.packed
+    addresses = [one.ip for one in all_addresses(spec, local)]
+    # No router forwards what a link-local address sends (RFC 4291, 2.5.6).
+    return next((ip for ip in addresses if not ip.is_link_local), addresses[0]).packed
 
 
-def explain(spec: Tunnel, error: OSError) -> str:
-    """Why ``spec`` cannot be, and what would be right, in one line."""
+def explain(spec: Tunnel, error: OSError, dropped_to: str | None = None) -> str:
+    """Why ``spec`` cannot be, and what would be right, in one line.
+
+    ``dropped_to`` is the user that this process became when it was root no longer, if it was.
+    """
     code = error.errno
     if code in (errno.EPERM, errno.EACCES):
-        return f"making the interface {spec.interface} and its socket needs CAP_NET_ADMIN and CAP_NET_RAW"
+        needed = f"making the interface {spec.interface} and its socket needs CAP_NET_ADMIN and CAP_NET_RAW"
+        if not dropped_to:
+            return needed
+        dropped = f"root was dropped to user {dropped_to} after the start"
+        return f"{needed}; {dropped}, so a tunnel can be made or changed at a start only"
     if code == errno.ENOENT:
         return f"there is no {NODE} here: load the module tun, or give the container the device"
     if code == errno.EBUSY:

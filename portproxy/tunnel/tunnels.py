@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -12,7 +12,7 @@ from portproxy.snapshot import TunnelState, TunnelStatus
 from portproxy.tunnel.model import Tunnel
 from portproxy.tunnel.reception import Receptions
 from portproxy.tunnel.routing import Changes
-from portproxy.tunnel.running import RunningTunnel, TunnelError, explain, open_receiver
+from portproxy.tunnel.running import RunningTunnel, explain, open_receiver
 from portproxy.tunnel.traffic import Traffic
 
 RETRY_FIRST = 1.0
@@ -21,10 +21,18 @@ RETRY_LAST = 30.0
 
 
 class Tunnels:
-    """What runs of a configuration's tunnels."""
+    """What runs of a configuration's tunnels.
 
-    def __init__(self, log: Log) -> None:
+    ``on_failure`` hears of a tunnel that is not up, by its name, and why, once for every reason in a row.
+    ``dropped_to`` says which user root was dropped to, if it was.
+    """
+
+    def __init__(
+        self, log: Log, on_failure: Callable[[str, str], None], dropped_to: Callable[[], str | None]
+    ) -> None:
         self._log = log
+        self._on_failure = on_failure
+        self._dropped_to = dropped_to
         self._wanted: dict[str, Tunnel] = {}
         self._running: dict[str, RunningTunnel] = {}
         self._scopes: dict[RunningTunnel, trio.CancelScope] = {}
@@ -53,6 +61,7 @@ class Tunnels:
                 await self._change(running, tunnel)
             for tunnel in plan.start:
                 await self._start(tunnel)
+            self._wanted = {tunnel.name: tunnel for tunnel in plan.wanted}
         if self._errors:
             self._failing.set()
 
@@ -62,7 +71,7 @@ class Tunnels:
         return self._errors
 
     def statuses(self) -> tuple[TunnelStatus, ...]:
-        """Every tunnel as it is now."""
+        """Every tunnel as it is now, in the configuration's order."""
         return tuple(self._status(tunnel) for tunnel in self._wanted.values())
 
     def _status(self, tunnel: Tunnel) -> TunnelStatus:
@@ -91,8 +100,9 @@ class Tunnels:
         try:
             # In a thread: netlink answers soon, but the relay's sessions need not wait for it.
             running = await trio.to_thread.run_sync(RunningTunnel, tunnel, on_error)
-        except TunnelError as error:
-            self._fail(name, str(error))
+            running.open(self._receptions)
+        except OSError as error:
+            self._fail(tunnel, error)
             return
         self._errors.pop(name, None)
         self._running[name] = running
@@ -103,13 +113,13 @@ class Tunnels:
     async def _carry(self, running: RunningTunnel) -> None:
         try:
             with self._scopes[running]:
-                await running.run(self._receptions)
+                await running.run()
         except* OSError as group:
             # Somebody has removed the interface: the tunnel is to be made anew.
             name = running.spec.name
             if self._running.get(name) is running:
                 del self._running[name]
-                self._fail(name, explain(running.spec, _first(group)))
+                self._fail(running.spec, _first(group))
                 self._failing.set()
         finally:
             del self._scopes[running]
@@ -134,8 +144,8 @@ class Tunnels:
         self._running[name] = running
         try:
             await trio.to_thread.run_sync(running.change, tunnel)
-        except TunnelError as error:
-            self._fail(name, str(error))
+        except OSError as error:
+            self._fail(tunnel, error)
         else:
             if self._errors.pop(name, None):
                 self._say("a tunnel is up", running)
@@ -147,10 +157,11 @@ class Tunnels:
     def _say(self, event: str, running: RunningTunnel) -> None:
         self._log.info(event, tunnel=running.spec.name, local=running.way.local, mtu=running.mtu)
 
-    def _fail(self, name: str, why: str) -> None:
-        if self._errors.get(name) != why:
-            self._log.error("a tunnel is not up", tunnel=name, error=why)
-        self._errors[name] = why
+    def _fail(self, tunnel: Tunnel, error: OSError) -> None:
+        why = explain(tunnel, error, self._dropped_to())
+        if self._errors.get(tunnel.name) != why:
+            self._on_failure(tunnel.name, why)
+        self._errors[tunnel.name] = why
 
     async def _retry(self) -> None:
         """Try again what failed, ever more patiently."""
@@ -182,7 +193,7 @@ class Tunnels:
         try:
             moved = await trio.to_thread.run_sync(running.follow)
         except OSError as error:
-            self._fail(name, explain(running.spec, error))
+            self._fail(running.spec, error)
             self._failing.set()
             return
         if moved:

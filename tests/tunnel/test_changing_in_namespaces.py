@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from portproxy.tunnel.model import TunnelType
-from tests.package.namespaces import in_own_namespaces
+from tests.package.namespaces import command, in_own_namespaces
+from tests.relay.test_user import closed_to_others, open_to_others
 from tests.tunnel.lab import (
     INNER,
     LINK,
@@ -154,7 +155,7 @@ def test_cannot_start() -> None:
             code, said = Relay(a, config, *through).wait()
             assert code == 1, said
             assert said.splitlines()[-1] == f"portproxy: tunnel tun: {why}"
-            assert said.count("portproxy: ") == 1, said
+            assert said.count("portproxy: ") == said.count(why) == 1, said
             assert "Traceback" not in said
             assert set(a.interfaces()) == {"lo", "to-b", "taken"}
         a.ip("tuntap", "del", "dev", "taken", "mode", "tun")
@@ -175,9 +176,11 @@ def test_fails_in_a_reload_and_comes_up() -> None:
         runs = tunnel(TunnelType.V4V6TUNNEL, peer.local, peer.inner_remote)
         code, _, errors = relay.reload(runs + "".join(config for config, _ in reasons.values()))
         assert code == 1
-        for (name, (_, why)), line in zip(sorted(reasons.items()), sorted(errors), strict=True):
-            assert line.startswith(f"tunnel {name} ")
-            assert why in line
+        meanwhile = "it is tried again, and the relay's next start fails where it cannot be up then"
+        told = [f"tunnel {name} is not up: {why}; {meanwhile}" for name, (_, why) in reasons.items()]
+        assert sorted(errors) == sorted(told)
+        for name, (_, why) in reasons.items():
+            relay.said("a tunnel is not up", f"tunnel={name} ", why)
         assert [relay.up(name) for name in ("tun", *reasons)] == [True, False, False, False]
         assert relay.cli("health")[0] == 1
         a.ip("tuntap", "del", "dev", "taken", "mode", "tun")
@@ -186,6 +189,28 @@ def test_fails_in_a_reload_and_comes_up() -> None:
         for name in reasons:
             relay.said("a tunnel is up", f"tunnel={name} ")
         assert relay.cli("health")[0] == 0
+
+
+@in_own_namespaces
+def test_a_reload_without_root() -> None:
+    """What needs it is said to have been given up with it; the tunnel that runs goes on."""
+    command("mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    for path in closed_to_others():
+        open_to_others(path, Path("/mnt/overlays"))
+    with Lab("a", "b") as lab:
+        a = lab["a"]
+        a.link(lab["b"], address(4, LINK, 1), address(4, LINK, 2))
+        runs = 'user = "nobody"\n' + _hindered()
+        (relay,) = lab.serve((a, runs))
+        code, _, (line,) = relay.reload(runs + _hindered(name="later", peer=address(4, LINK, 3)))
+        assert code == 1
+        needed = "making the interface later and its socket needs CAP_NET_ADMIN and CAP_NET_RAW"
+        dropped = "root was dropped to user nobody after the start"
+        given_up = f"{dropped}, so a tunnel can be made or changed at a start only"
+        assert line.startswith(f"tunnel later is not up: {needed}; {given_up}; ")
+        assert (relay.up(), relay.up("later")) == (True, False)
+        a.ip("link", "del", "tun")
+        relay.said("a tunnel is not up", "tunnel=tun ", given_up)
 
 
 @in_own_namespaces
@@ -200,7 +225,7 @@ def test_a_change_fails_and_is_made_once_it_can_be() -> None:
         code, _, errors = relay.reload(config)
         assert code == 1
         (line,) = errors
-        assert line.startswith("tunnel tun ")
+        assert line.startswith("tunnel tun is not up: ")
         assert "one of its addresses or routes is there already; a tunnel displaces none" in line
         assert not relay.up()
         a.ip("route", "del", taken, "dev", "to-b")
@@ -243,6 +268,35 @@ def test_names_are_exchanged() -> None:
         assert relay.reload(tunnels("two", "one"))[0] == 0
         assert (relay.mtu("one"), relay.mtu("two")) == (1400, 1300)
         assert (relay.up("one"), relay.up("two")) == (True, True)
+
+
+@in_own_namespaces
+def test_tunnels_are_listed_in_the_order_of_the_file() -> None:
+    """Whatever a reload does to them: stop, keep, change or start."""
+    with Lab("a", "b") as lab:
+        a, b = lab["a"], lab["b"]
+        a.link(b, address(4, LINK, 1), address(4, LINK, 2))
+        hosts = {"one": 2, "two": 3, "three": 4, "four": 5}
+
+        def tunnels(*names: str, **settings: object) -> str:
+            return "".join(
+                _hindered(name=name, peer=address(4, LINK, hosts[name]), **settings) for name in names
+            )
+
+        (relay,) = lab.serve((a, tunnels("one", "two", "three")))
+        for config, order in (
+            (tunnels("three", "one", "two"), ["three", "one", "two"]),
+            (tunnels("four", "three", "one"), ["four", "three", "one"]),
+            (tunnels("four", mtu=1300) + tunnels("one", "three"), ["four", "one", "three"]),
+            (tunnels("two", "four") + tunnels("one", mtu=1300), ["two", "four", "one"]),
+        ):
+            assert relay.reload(config)[0] == 0
+            for command_ in ("show", "status"):
+                listed = json.loads(relay.cli("tunnel", command_, "--json")[1])["tunnels"]
+                assert [one["name"] for one in listed] == order
+            up = 'portproxy_tunnel_up{tunnel="'
+            names = [series.removeprefix(up)[:-2] for series in relay.metrics() if series.startswith(up)]
+            assert names == order
 
 
 @in_own_namespaces

@@ -149,6 +149,7 @@ def test_a_plan_keeps_changes_and_moves_tunnels() -> None:
     assert plan(of(), of(six, four)).tunnels.start == (six, four)
     assert plan(of(six, four), of(four)).tunnels.stop == (six,)
     kept = plan(of(six, four), of(four, six)).tunnels
+    assert kept.wanted == (four, six)
     assert (kept.keep, bool(kept)) == ((four, six), False)
     assert plan(of(six), of(wide)).tunnels.change == ((six, wide),)
     moved = plan(of(six), of(elsewhere)).tunnels
