@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import plots, report
+from benchmarks import hosts, plots, report
+from benchmarks.ends import ENDS, PORT
 from benchmarks.figures import Figures
 from benchmarks.machine import machine
-from benchmarks.measures import bulk, connections, growth, isolation, messages, rest, start
+from benchmarks.measures import bulk, connections, growth, isolation, messages, rest, start, tunnels
 from benchmarks.pinning import Pinning, pinning, staying_on
 from benchmarks.relays import PEERS, Place, Relay, ours
 from benchmarks.run import Run
@@ -33,8 +34,11 @@ GROUPS: dict[str, Callable[[Run], Iterator[str]]] = {
     "start": start.measure,
     "isolation": isolation.measure,
     "growth": growth.measure,
+    "tunnels": tunnels.measure,
 }
 """One round of each group of measures; it yields a line before each step."""
+NEEDS: dict[str, Callable[[], str | None]] = {"tunnels": hosts.missing}
+"""Why a group cannot be measured on this machine, of those that not every machine can."""
 
 TOOLS = ("iperf3", "wrk", "sockperf", "nginx")
 """Services and clients, without which there is nothing to measure."""
@@ -48,16 +52,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("--quick", action="store_true", help="one short round: whether it works at all")
     made.add_argument("--rounds", type=int, help="how often everything is measured (5, or 1 with --quick)")
-    made.add_argument("--seconds", type=float, help="length of a timed step (3, or 0.3 with --quick)")
+    made.add_argument("--seconds", type=float, help="length of a timed step (3, or 0.2 with --quick)")
     made.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     made.add_argument("--no-pinning", action="store_true", help="leave the choice of CPUs to the kernel")
     made.add_argument("--results", type=Path, default=HERE / "results", help="where the files go")
     return made
 
 
-def described(relay: Relay, pinned: Pinning) -> dict[str, str]:
+def described(relay: Relay, place: Place) -> dict[str, str]:
     """A relay's version, and its configuration, in a place like those that it is measured in."""
-    place = Place(Path("/tmp/benchmark"), ("::1", 8080), ("127.0.0.1", 8000), pinned.relay)
     command = " ".join(relay.words(place))
     written = f"$ {command}\n" if relay.file is None else f"$ {command}\n\n{relay.configuration(place)}"
     # Where this checkout and its Python lie is nobody's business.
@@ -68,18 +71,21 @@ def described(relay: Relay, pinned: Pinning) -> dict[str, str]:
 def rounds(
     given: argparse.Namespace, pinned: Pinning, say: Callable[[str], None], done: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
-    """What is known after every round.
+    """What is known after every round, of the groups that this machine has what they need for.
 
     ``say`` is told each step before it, ``done`` is called after each group of a round.
     """
     relays = [relay for relay in (ours(), *PEERS) if relay.installed()]
-    figures = {group: Figures() for group in given.only}
+    lacking = {group: NEEDS[group]() for group in given.only if group in NEEDS}
+    left_out = {group: why for group, why in lacking.items() if why}
+    figures = {group: Figures() for group in given.only if group not in left_out}
     head = {
         "machine": machine(PACKAGES, TOOLS),
         "pinning": str(pinned),
         "seconds": given.seconds,
-        "subjects": {relay.name: described(relay, pinned) for relay in (*relays, bulk.DEFAULT)},
+        "subjects": subjects((*relays, bulk.DEFAULT), figures),
         "missing": [peer.name for peer in PEERS if peer not in relays],
+        "left out": left_out,
     }
     for number in range(given.rounds):
         for group, measured in figures.items():
@@ -91,6 +97,18 @@ def rounds(
                         say(f"round {number + 1} of {given.rounds}: {step}")
             done()
         yield {**head, "rounds": number + 1, **collected(figures)}
+
+
+def subjects(relays: Sequence[Relay], groups: Container[str]) -> dict[str, dict[str, str]]:
+    """Every relay, and where tunnels are measured what is at their near ends, by name."""
+    directory = Path("/tmp/benchmark")
+    place = Place(directory, ("::1", 8080), ("127.0.0.1", 8000))
+    found = {relay.name: described(relay, place) for relay in relays}
+    if "tunnels" in groups:
+        own, peer = ((address, PORT) for address in hosts.ADDRESSES)
+        near = Place(directory, own, peer)
+        found |= {name: described(end, near) for name, end in ENDS.items() if end.installed()}
+    return found
 
 
 def collected(figures: Mapping[str, Figures]) -> dict[str, Any]:
@@ -128,6 +146,8 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
     for peer in result["missing"]:
         console.print(f"not installed, so not measured: {peer}", style="yellow")
+    for group, why in result["left out"].items():
+        console.print(f"left out, {group}: {why}", style="yellow")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     given.only = given.only or list(GROUPS)
     given.rounds = given.rounds or (1 if given.quick else 5)
-    given.seconds = given.seconds or (0.3 if given.quick else 3.0)
+    given.seconds = given.seconds or (0.2 if given.quick else 3.0)
     absent = [tool for tool in TOOLS if shutil.which(tool, path=_SBIN) is None]
     if absent:
         print(f"benchmarks: {', '.join(absent)} missing; `make bench` installs what it can", file=sys.stderr)

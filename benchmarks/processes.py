@@ -8,12 +8,13 @@ import itertools
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.pinning import EVERY, listed
@@ -75,10 +76,9 @@ class Process:
 
     def wait(self, seconds: float, check: bool = True) -> str:
         """What it printed, once it has ended. RuntimeError where it is late, or failed (with ``check``)."""
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not ready within {seconds:.0f} s") from None
+        if not self._ended(seconds):
+            raise RuntimeError(f"not ready within {seconds:.0f} s")
+        code = self._process.wait()
         if code and check:
             raise RuntimeError(f"exit code {code}: {self.tail()}")
         return self.printed()
@@ -116,11 +116,21 @@ class Process:
     def end(self) -> None:
         """SIGTERM, and SIGKILL for whoever is left."""
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE)
+        self._ended(PATIENCE)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _ended(self, seconds: float) -> bool:
+        """Whether it does so within ``seconds``; Popen.wait would look every 50 ms only."""
+        if not self.running():
+            return True
+        poll, process = select.poll(), os.pidfd_open(self.pid)
+        try:
+            poll.register(process, select.POLLIN)
+            return bool(poll.poll(seconds * 1e3))
+        finally:
+            os.close(process)
 
     def __enter__(self) -> Process:
         return self
@@ -139,16 +149,24 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def until_listening(process: Process, address: str, port: int, seconds: float = 30.0) -> None:
-    """Until a socket listens there. RuntimeError, with the last line it printed, where that never comes.
+    """Until a socket listens there, in its network. RuntimeError as ``until`` has it.
 
     Nobody connects for that: a stray client would disturb a service that serves one at a time.
     """
-    until = time.monotonic() + seconds
-    while not _listens(address, port):
+    until(process, "listened", lambda: _listens(process.pid, address, port), seconds)
+
+
+def until(process: Process, what: str, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Until ``holds``, which is to say that the process has done ``what``: "listened".
+
+    RuntimeError, with the last line it printed, where that never comes.
+    """
+    late = time.monotonic() + seconds
+    while not holds():
         if not process.running():
-            raise RuntimeError(f"ended before it listened: {process.tail()}")
-        if time.monotonic() > until:
-            raise RuntimeError(f"does not listen after {seconds:.0f} s: {process.tail()}")
+            raise RuntimeError(f"ended before it {what}: {process.tail()}")
+        if time.monotonic() > late:
+            raise RuntimeError(f"has not {what} after {seconds:.0f} s: {process.tail()}")
         time.sleep(0.001)
 
 
@@ -157,14 +175,14 @@ def until_idle(process: Process, seconds: float = 30.0) -> None:
 
     RuntimeError where that never comes, or it has ended.
     """
-    until = time.monotonic() + seconds
+    late = time.monotonic() + seconds
     before = process.cpu_seconds()
     while True:
         time.sleep(SETTLED)
         spent = process.cpu_seconds()
         if spent - before < SETTLED * IDLE:
             return
-        if time.monotonic() > until:
+        if time.monotonic() > late:
             raise RuntimeError(f"still at work after {seconds:.0f} s")
         before = spent
 
@@ -189,16 +207,21 @@ def _limit() -> int:
 _LIMITED = ("prlimit", f"--nofile={_limit()}")
 
 
-def _listens(host: str, port: int) -> bool:
-    """What proc_pid_net(5) says: sockets that listen come first, addresses are words in the host's order."""
+def _listens(pid: int, host: str, port: int) -> bool:
+    """What proc_pid_net(5) says where a process is, unless it has ended.
+
+    Sockets that listen come first, addresses are words in the host's order.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    table = "tcp6" if family == socket.AF_INET6 else "tcp"
     words = struct.iter_unpack("=I", socket.inet_pton(family, host))
     local = "".join(f"{word:08X}" for (word,) in words) + f":{port:04X}"
-    with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp") as lines:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}") as lines:
         next(lines)
         sockets = (line.split()[1:4] for line in lines)
         listening = itertools.takewhile(lambda fields: fields[2] == _LISTEN, sockets)
         return any(fields[0] == local for fields in listening)
+    return False
 
 
 def _family(pid: int) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,11 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a relay is put. ``also``: more addresses to listen on, for the relays that know rules."""
+    """Where a relay is put.
+
+    ``also``: more addresses to listen on, for the relays that know rules. ``within``: a command that runs the
+    one that follows it, in another network.
+    """
 
     directory: Path
     listen: Address
@@ -30,6 +34,7 @@ class Place:
     cpus: frozenset[int] = frozenset()
     access_log: Path | None = None
     also: Sequence[Address] = ()
+    within: Sequence[str] = ()
 
 
 class Relay:
@@ -63,7 +68,8 @@ class Relay:
         if self.file is not None:
             (place.directory / self.file).write_text(self.configuration(place))
         name = self.name.replace(" ", "-").replace(",", "")
-        return Process(self.words(place), place.directory / f"{name}.log", place.cpus)
+        words = [*place.within, *self.words(place)]
+        return Process(words, place.directory / f"{name}.log", place.cpus)
 
 
 @dataclass
@@ -93,7 +99,7 @@ class Portproxy(Relay):
         tables = [("[server]", server), *(("[[rule]]", rule) for rule in rules)]
         if self.options:
             tables.insert(1, ("[defaults]", dict[str, str | int](self.options)))
-        return "\n".join(_table(head, values) for head, values in tables)
+        return "\n".join(table(head, values) for head, values in tables)
 
     def words(self, place: Place) -> list[str]:
         return [self.binary, "-m", "portproxy", "serve", "-c", str(place.directory / self.file)]
@@ -110,7 +116,8 @@ def _rule(listen: Address, connect: Address) -> dict[str, str | int]:
     }
 
 
-def _table(head: str, values: dict[str, str | int]) -> str:
+def table(head: str, values: Mapping[str, str | int | list[str]]) -> str:
+    """A table of TOML, as a configuration file has it."""
     return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 

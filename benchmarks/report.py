@@ -16,6 +16,7 @@ TITLES = {
     "start": "Start and reload",
     "isolation": "Isolation",
     "growth": "Growth",
+    "tunnels": "Tunnels",
 }
 """Groups of measures, in the page's order."""
 
@@ -99,6 +100,7 @@ def _targets(measures: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{targets.OURS} with one worker as a ratio to {targets.YARDSTICK} with one thread, "
+        "or to whoever stands with the figure there, "
         "in brackets the least and the most of the rounds' own ratios; "
         "where a unit stands with due and goal, the figure itself counts."
     )
@@ -113,6 +115,8 @@ def _finding(finding: Finding) -> list[str]:
     ratio = targets.ratio(finding.ours, finding.yardstick)
     bounds = [f"{bound:g}{unit if target.absolute else ''}" for bound in (target.due, target.goal)]
     medians = [NONE if value is None else number(value) + unit for value in (finding.yardstick, finding.ours)]
+    if target.yardstick != targets.YARDSTICK:
+        medians[0] += f" ({target.yardstick})"
     return [target.measure, *medians, between(ratio, finding.ratios), *bounds, finding.verdict]
 
 
@@ -153,6 +157,9 @@ def _absent(result: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "Every peer was installed."
     yield ""
+    for group, why in result["left out"].items():
+        yield f"Left out, {group}: {why}."
+        yield ""
     if result["failed"]:
         rows = [[failure["subject"], failure["measure"], failure["why"]] for failure in result["failed"]]
         yield from _table(["subject", "measure", "why"], rows)

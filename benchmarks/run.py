@@ -45,6 +45,10 @@ class Run:
         first = self.round % max(len(self.relays), 1)
         return [*self.relays[first:], *self.relays[:first]]
 
+    def few(self) -> list[Relay]:
+        """As ``turn``; in quick mode this relay and the first peer, for what is much like another step."""
+        return list(self.relays[:2]) if self.quick else self.turn()
+
     def place(self, connect: Address, host: str = "::1", access_log: bool = False) -> Place:
         """Where a relay is put that listens on a free port of ``host``; its access log is begun anew."""
         log = self.directory / "access.log"

@@ -1,7 +1,7 @@
 """What is asked of the relay's speed, and whether a run's figures reach it.
 
-A target is a ratio to HAProxy in the same run, one worker against one thread; where it is ``absolute``, a
-figure of its own.
+A target is a ratio to HAProxy in the same run, one worker against one thread, or to another ``yardstick``;
+where it is ``absolute``, a figure of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 OURS = "portproxy"
 YARDSTICK = "HAProxy"
+SOCAT_TUN = "socat, TUN to UDP"
+"""That of tunnels."""
 
 
 class Target(NamedTuple):
@@ -21,6 +23,7 @@ class Target(NamedTuple):
     due: float
     goal: float
     absolute: bool = False
+    yardstick: str = YARDSTICK
 
 
 class Verdict(StrEnum):
@@ -31,7 +34,7 @@ class Verdict(StrEnum):
 
 
 class Finding(NamedTuple):
-    """A target, the medians of both relays, and ``value``, which is held against the target.
+    """A target, the medians of its yardstick and of this relay, and ``value``, which is held against it.
 
     ``ratios`` are those of the rounds in which both have a figure.
     """
@@ -65,6 +68,8 @@ TARGETS = (
     Target("p99 under bulk load", due=1.0, goal=0.7),
     Target("start to listening, 1 rule", due=0.4, goal=0.25, absolute=True),
     Target("PSS at rest", due=40, goal=30, absolute=True),
+    Target("tunnel, one TCP stream", due=1.0, goal=1.5, yardstick=SOCAT_TUN),
+    Target("tunnel, 64 B datagrams received", due=1.0, goal=1.5, yardstick=SOCAT_TUN),
 )
 
 
@@ -82,15 +87,16 @@ def median(measure: Mapping[str, Any], subject: str) -> float | None:
 def _finding(target: Target, measure: Mapping[str, Any] | None) -> Finding:
     if measure is None:
         return Finding(target, "", None, None, None, Verdict.UNKNOWN)
-    yardstick, ours = median(measure, YARDSTICK), median(measure, OURS)
+    yardstick, ours = median(measure, target.yardstick), median(measure, OURS)
     value = ours if target.absolute else ratio(ours, yardstick)
     verdict = Verdict.UNKNOWN if value is None else _verdict(target, value, measure["more_is_better"])
-    return Finding(target, measure["unit"], yardstick, ours, value, verdict, _ratios(measure))
+    return Finding(target, measure["unit"], yardstick, ours, value, verdict, _ratios(target, measure))
 
 
-def _ratios(measure: Mapping[str, Any]) -> list[float]:
+def _ratios(target: Target, measure: Mapping[str, Any]) -> list[float]:
     """Round by round."""
-    both = [measure["subjects"].get(subject, {"values": ()})["values"] for subject in (OURS, YARDSTICK)]
+    subjects = (OURS, target.yardstick)
+    both = [measure["subjects"].get(subject, {"values": ()})["values"] for subject in subjects]
     ratios = (ratio(*pair) for pair in zip(*both, strict=False))
     return [found for found in ratios if found is not None]
 

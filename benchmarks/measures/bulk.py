@@ -32,13 +32,16 @@ class Moved(NamedTuple):
 def measure(run: Run) -> Iterator[str]:
     """One and eight streams each way for all; one stream for each family pair of this relay.
 
-    Quick mode has one way only for the variants of this relay.
+    Quick mode has one stream, one way, for the variants of this relay, and for most peers one there and eight
+    back.
     """
+    every = list(itertools.product(STREAMS, WAYS))
     for relay in (None, *run.turn()):
-        for streams, way in itertools.product(STREAMS, WAYS):
+        for streams, way in every if relay in run.few() else every[:: len(every) - 1]:
             yield from _step(run, relay, streams, way)
-    ways = list(WAYS)[: 1 if run.quick else None]
-    for streams, way in itertools.product(STREAMS, ways):
+    few = 1 if run.quick else None
+    ways = list(WAYS)[:few]
+    for streams, way in itertools.product(list(STREAMS)[:few], ways):
         yield from _step(run, DEFAULT, streams, way)
     for listen, connect, way in itertools.product(LOOPBACK, LOOPBACK, ways):
         pair = ours(f"portproxy, v{listen}tov{connect}")

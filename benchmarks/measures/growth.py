@@ -19,6 +19,8 @@ from benchmarks.run import Run, Way
 CONNECTIONS = (10, 100, 1_000, 4_000)
 RULES = (1, 100, 1_000, 10_000)
 WORKERS = (1, 2)
+HEADERS = {"keep-alive requests": (), "new connections": ("Connection: close",)}
+"""Of the requests that workers are measured with."""
 CONNECTED = 2_000
 """Connections a second that every relay makes at least."""
 CLIENTS = 32
@@ -33,12 +35,17 @@ def measure(run: Run) -> Iterator[str]:
     yield from _by_workers(replace(run, pinning=Pinning()))
 
 
+def _growing(run: Run) -> list[Relay]:
+    """Who grows: in quick mode this relay alone."""
+    return list(run.relays[:1]) if run.quick else list(filter(knows_rules, run.turn()))
+
+
 def _by_connections(run: Run) -> Iterator[str]:
     for count in CONNECTIONS[: 2 if run.quick else None]:
         growing = f"at {count:,} connections"
         requests = Measure(f"keep-alive requests {growing}", "1/s", True)
         memory = Measure(f"memory per idle connection {growing}", "KiB", False)
-        for relay in filter(knows_rules, run.turn()):
+        for relay in _growing(run):
             yield f"{relay.name}, {count:,} connections"
             with (
                 run.noting(requests.name, relay.name),
@@ -56,7 +63,7 @@ def _once_connected(run: Run, way: Way, clients: int) -> float:
     That is what a longer run has more than a shorter one. RuntimeError where one of them failed.
     """
     assert way.process is not None
-    shorter = 0.2 + clients / CONNECTED
+    shorter = min(0.2, run.seconds / 2) + clients / CONNECTED
     longer = shorter + run.seconds
     early = wrk(replace(run, seconds=shorter), way, clients).requests
     until_idle(way.process)
@@ -68,7 +75,7 @@ def _once_connected(run: Run, way: Way, clients: int) -> float:
 
 def _by_rules(run: Run) -> Iterator[str]:
     for count in RULES[: 2 if run.quick else None]:
-        for relay in filter(knows_rules, run.turn()):
+        for relay in _growing(run):
             yield f"{relay.name}, {count:,} {_plural('rule', count)}"
             with run.noting(f"growth to {count:,} rules", relay.name), services.nginx(run) as address:
                 _rules(run, relay, count, address)
@@ -93,14 +100,14 @@ def _by_workers(run: Run) -> Iterator[str]:
         relay = ours(workers=count)
         growing = f"with {count} {_plural('worker', count)}"
         yield f"{relay.name}, {growing}"
-        for name, headers in {"keep-alive requests": (), "new connections": ("Connection: close",)}.items():
-            measure = Measure(f"{name} {growing}", "1/s", True)
-            with (
-                run.noting(measure.name, relay.name),
-                services.nginx(run) as address,
-                run.through(relay, address) as way,
-            ):
-                run.figures.add(measure, relay.name, wrk(run, way, CLIENTS, *headers).rate)
+        with (
+            run.noting(f"requests {growing}", relay.name),
+            services.nginx(run) as address,
+            run.through(relay, address) as way,
+        ):
+            for name, headers in HEADERS.items():
+                rate = wrk(run, way, CLIENTS, *headers).rate
+                run.figures.add(Measure(f"{name} {growing}", "1/s", True), relay.name, rate)
         measure = Measure(f"bulk of {isolation.STREAMS} streams {growing}", "Gb/s", True)
         with run.noting(measure.name, relay.name):
             run.figures.add(measure, relay.name, _bulk(run, relay))

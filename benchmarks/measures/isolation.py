@@ -86,7 +86,7 @@ def flows(run: Run, address: Address, way: Address) -> Iterator[Flow]:
     """STREAMS that send to such a service, which listens on ``address``, by a way to it."""
     words = _load("bulk", *way, STREAMS)
     with Process(words, run.directory / "bulk.log", run.pinning.load) as process:
-        time.sleep(RAMP)
+        time.sleep(min(RAMP, run.seconds))
         yield Flow(process, address, _arrived(address))
 
 

@@ -40,7 +40,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 def measure(run: Run) -> Iterator[str]:
     """One round; a line of progress before each step."""
-    most = 100 if run.quick else CONNECTIONS
+    most = 20 if run.quick else CONNECTIONS
     with services.sink(run) as sink:
         for relay in run.turn():
             yield f"{relay.name}, memory at rest"
@@ -62,28 +62,28 @@ def per_connection(run: Run, relay: Relay, count: int, sink: Address) -> float:
     """KiB that each of ``count`` idle connections costs. RuntimeError where not all got through."""
     with run.through(relay, sink) as (address, process):
         assert process is not None
-        before = _warm(process, address)
+        before = _warm(run, process, address)
         with held(address, count):
-            return _kib(process, before, count)
+            return _kib(run, process, before, count)
 
 
 def _most(run: Run, relay: Relay, sink: Address) -> None:
     with run.through(relay, sink) as (address, process):
         assert process is not None
         limit, _ = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-        count = 200 if run.quick else (limit - _SPARE) // 2
-        before = _warm(process, address)
+        count = 40 if run.quick else (limit - _SPARE) // 2
+        before = _warm(run, process, address)
         with held(address, count):
             measure = PER_CONNECTION._replace(name=f"{PER_CONNECTION.name}, {count:,} of them")
-            run.figures.add(measure, relay.name, _kib(process, before, count))
+            run.figures.add(measure, relay.name, _kib(run, process, before, count))
 
 
 def _idle(run: Run, relay: Relay, count: int, sink: Address) -> None:
     with run.through(relay, sink) as (address, process):
         assert process is not None
-        before = _warm(process, address)
+        before = _warm(run, process, address)
         with held(address, count):
-            run.figures.add(PER_CONNECTION, relay.name, _kib(process, before, count))
+            run.figures.add(PER_CONNECTION, relay.name, _kib(run, process, before, count))
             spent = process.cpu_seconds()
             time.sleep(run.seconds)
             spent = process.cpu_seconds() - spent
@@ -95,20 +95,20 @@ def _at_rest(run: Run, relay: Relay, sink: Address) -> float:
     bare = replace(relay, status=False) if isinstance(relay, Portproxy) else relay
     with run.through(bare, sink) as (address, process):
         assert process is not None
-        _warm(process, address)
+        _warm(run, process, address)
         return process.pss() * (1 << 20) / 1e6
 
 
-def _warm(process: Process, address: Address) -> int:
+def _warm(run: Run, process: Process, address: Address) -> int:
     """KiB once a first connection has come and gone, and what is needed but once is there."""
     with held(address, 1):
         pass
-    time.sleep(SETTLING)
+    time.sleep(min(SETTLING, run.seconds / 2))
     return _memory(process)
 
 
-def _kib(process: Process, before: int, count: int) -> float:
-    time.sleep(SETTLING)
+def _kib(run: Run, process: Process, before: int, count: int) -> float:
+    time.sleep(min(SETTLING, run.seconds / 2))
     return (_memory(process) - before) / count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from benchmarks.figures import Figures, Measure
 from benchmarks.measures import connections
 from benchmarks.pinning import EVERY, Pinning, staying_on
-from benchmarks.processes import Process, memory, until_idle
+from benchmarks.processes import Process, memory, until, until_idle, until_listening
 from benchmarks.run import Run
 
 SLEEPS = ("sh", "-c", "echo here; exec sleep 60")
@@ -56,6 +57,28 @@ def test_there_is_no_cpu_time_of_who_has_ended(tmp_path: Path) -> None:
             process.cpu_seconds()
         with pytest.raises(RuntimeError, match="farewell"):
             until_idle(process)
+
+
+def test_an_end_is_waited_for_so_long(tmp_path: Path) -> None:
+    with Process(SLEEPS, tmp_path / "output") as process:
+        until_here(process)
+        with pytest.raises(RuntimeError, match=r"^not ready within 0 s$"):
+            process.wait(0)
+        process.signal(signal.SIGTERM)
+        assert process.wait(10, check=False) == "here\n"
+        assert process.wait(0, check=False) == "here\n"  # once more: it has ended
+        with pytest.raises(RuntimeError, match="exit code -15: here"):
+            process.wait(0)
+
+
+def test_what_never_comes_is_not_waited_for_in_vain(tmp_path: Path) -> None:
+    with Process(SLEEPS, tmp_path / "output") as process:
+        until_here(process)
+        until(process, "said so", lambda: "here" in process.printed(), 0)
+        with pytest.raises(RuntimeError, match=r"^has not said no after 0 s: here$"):
+            until(process, "said no", lambda: False, 0)
+    with pytest.raises(RuntimeError, match=r"^ended before it listened: here$"):
+        until_listening(process, "127.0.0.1", 1)
 
 
 def test_who_never_rests_is_not_waited_for_in_vain(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import plots, report, targets
+from benchmarks import hosts, plots, report, targets
+from benchmarks.ends import ENDS
 from benchmarks.figures import Measure
-from benchmarks.measures import bulk
+from benchmarks.measures import bulk, tunnels
 from benchmarks.relays import PEERS
 from benchmarks.run import Run
 from benchmarks.targets import Target, Verdict
@@ -66,13 +68,16 @@ def everyone_was_measured(result: Mapping[str, Any]) -> None:
     measured = {
         group: report.subjects_of(inside) for group, inside in report.groups(result["measures"]).items()
     }
-    assert list(measured) == list(benchmark.GROUPS)
+    assert set(result["left out"]) == ({"tunnels"} if hosts.missing() else set())
+    assert list(measured) == [group for group in benchmark.GROUPS if group not in result["left out"]]
     installed = {peer.name for peer in PEERS if peer.installed()}
-    assert set(result["subjects"]) == {"portproxy", bulk.DEFAULT.name, *installed}
+    ends = {name: end.name for name, end in ENDS.items() if end.installed() and "tunnels" in measured}
+    assert set(result["subjects"]) == {"portproxy", bulk.DEFAULT.name, *installed, *ends}
     assert set(result["missing"]) == {peer.name for peer in PEERS} - installed
     failed = {failure["subject"] for failure in result["failed"]}
+    special = {"growth": {"portproxy"}, "tunnels": {tunnels.CABLE, *ends.values()}}
     for group, subjects in measured.items():
-        wanted = {"portproxy"} if group == "growth" else {"portproxy", *installed}
+        wanted = special.get(group, {"portproxy", *installed})
         assert wanted - failed <= set(subjects), group
     for measure in result["measures"].values():
         for figure in measure["subjects"].values():
@@ -81,7 +86,8 @@ def everyone_was_measured(result: Mapping[str, Any]) -> None:
 
 
 def every_target_has_a_figure(result: Mapping[str, Any]) -> None:
-    wanted = {target.measure for target in targets.TARGETS} | plots.SUMMARY.keys()
+    left_out = {tunnels.STREAM.name, tunnels.PACKETS.name} if result["left out"] else set[str]()
+    wanted = ({target.measure for target in targets.TARGETS} | plots.SUMMARY.keys()) - left_out
     measured = {name for name, measure in result["measures"].items() if "portproxy" in measure["subjects"]}
     assert wanted - measured == set()
 
@@ -90,7 +96,7 @@ def the_page_and_the_pictures_are_there(results: Path, result: Mapping[str, Any]
     page = (results / "speed.md").read_text()
     assert page == report.page(result)
     pictures = {path.name for path in results.glob("*.svg")}
-    assert pictures == {"summary.svg", *(f"{group}.svg" for group in benchmark.GROUPS)}
+    assert pictures == {"summary.svg", *(f"{group}.svg" for group in report.groups(result["measures"]))}
     for name in pictures:
         assert f"({name})" in page
         assert ET.parse(results / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
@@ -130,6 +136,7 @@ def made(measures: Mapping[str, Any]) -> dict[str, Any]:
         "measures": dict(measures),
         "notes": {"connections": ["Said once."]},
         "missing": ["rinetd"],
+        "left out": {"growth": "no soil"},
         "failed": [{"measure": "new connections", "subject": "socat", "why": "exit code 1: a|b"}],
     }
 
@@ -137,6 +144,7 @@ def made(measures: Mapping[str, Any]) -> dict[str, Any]:
 RATIO = Target("m", due=0.9, goal=1.0)
 LESS = Target("m", due=1.05, goal=0.9)
 SECONDS = Target("m", due=0.4, goal=0.25, absolute=True)
+OTHERS = Target("m", due=1.0, goal=1.5, yardstick="socat")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +163,9 @@ SECONDS = Target("m", due=0.4, goal=0.25, absolute=True)
         (RATIO, measure(HAProxy=10), None, Verdict.UNKNOWN),
         (RATIO, measure(portproxy=10, HAProxy=0), None, Verdict.UNKNOWN),
         (RATIO, None, None, Verdict.UNKNOWN),
+        (OTHERS, measure(portproxy=12, socat=10, HAProxy=1), 1.2, Verdict.DUE),
+        (OTHERS, measure(portproxy=9, socat=10, HAProxy=1), 0.9, Verdict.MISSED),
+        (OTHERS, measure(portproxy=10, HAProxy=10), None, Verdict.UNKNOWN),
     ],
 )
 def test_a_target_is_judged(
@@ -172,6 +183,9 @@ def test_a_target_has_the_ratios_of_rounds_that_both_were_measured_in() -> None:
     (found,) = targets.findings({"m": figures}, [RATIO])
     assert found.ratios == [0.8, 1.2]
     assert report.between(found.value, found.ratios) == "1.000 (0.800 to 1.200)"
+    figures["subjects"]["socat"] = measure(socat=1)["subjects"]["socat"] | {"values": [1, 1, 2, None]}
+    (found,) = targets.findings({"m": figures}, [OTHERS])
+    assert found.ratios == [8, 6]
 
 
 def test_every_target_asks_more_of_the_goal_than_is_due() -> None:
@@ -201,17 +215,22 @@ def test_numbers_have_three_digits_that_count(value: float | None, written: str)
 def test_the_page_says_everything() -> None:
     new = measure(group="connections", portproxy=6, HAProxy=10, nginx=5)
     new["subjects"]["nginx"]["values"][1] = None
-    page = report.page(made({"new connections": new}))
+    tunnel = measure(group="tunnels", portproxy=6, socat=4)
+    tunnel["subjects"][targets.SOCAT_TUN] = tunnel["subjects"].pop("socat")
+    page = report.page(made({"new connections": new, "tunnel, one TCP stream": tunnel}))
     for line in (
         "| processor | an abacus |",
         "CPUs: relay on CPU 1",
         "| new connections | 10.0 u | 6.00 u | 0.600 (0.600 to 0.600) | 0.6 | 1 | due reached |",
+        "| tunnel, one TCP stream | 4.00 u (socat, TUN to UDP) | 6.00 u | 1.500 (1.500 to 1.500) | 1 | 1.5 "
+        "| goal reached |",
         "| 64 B round trip, p50 | - | - | - | 0.85 | 0.65 | not measured |",
         "| subject | new connections, u (more is better) |",
         "| portproxy | 6.00 (5.40 to 6.60) |",
         "| nginx | 5.00 (4.50 to 5.50), 2 of 3 |",
         "Said once.",
         "Not installed, so not measured: rinetd.",
+        "Left out, growth: no soil.",
         "| socat | new connections | exit code 1: a\\|b |",
         "### portproxy 0.0",
         "[server]",
@@ -221,9 +240,10 @@ def test_the_page_says_everything() -> None:
 
 
 def test_the_page_says_that_nothing_failed() -> None:
-    page = report.page(made({}) | {"missing": [], "failed": []})
+    page = report.page(made({}) | {"missing": [], "left out": {}, "failed": []})
     assert "Every peer was installed." in page
     assert "No step failed." in page
+    assert "Left out" not in page
 
 
 def test_the_longer_side_of_a_table_goes_down() -> None:
@@ -319,6 +339,17 @@ def test_an_interrupt_in_the_first_round_is_said(
     assert benchmark.main(["--only", "bulk", "--results", str(tmp_path)]) == 1
     assert "nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_that_this_machine_cannot_measure_is_left_out(tmp_path: Path) -> None:
+    lacking = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin") if os.geteuid() == 0 else ()
+    words = (*lacking, sys.executable, "-m", "benchmarks", "--quick", "--only", "tunnels")
+    done = subprocess.run(
+        [*words, "--results", str(tmp_path)], check=False, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "left out, tunnels: it needs CAP_NET_ADMIN\n" in done.stdout
+    assert "Left out, tunnels: it needs CAP_NET_ADMIN.\n" in (tmp_path / "speed.md").read_text()
 
 
 def test_a_tool_that_is_missing_is_said(
