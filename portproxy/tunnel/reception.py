@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -20,8 +20,9 @@ class Receiver(Protocol):
     async def wait(self) -> None:
         """Until there may be something to receive."""
 
-    def receive(self) -> tuple[bytes, Source] | None:
-        """The next packet, without the outer header, and its source, if there is one. Raises OSError."""
+    def receive(self, most: int) -> Sequence[tuple[bytes, Source]]:
+        """The packets that are there by now, ``most`` of them, each without its outer header and with its
+        source. Raises OSError."""
 
     def errors(self) -> Iterable[WireError]:
         """What the network has reported since of packets that were sent."""
@@ -67,21 +68,18 @@ class Reception:
             now = trio.current_time()
             for error in receiver.errors():
                 self._report(error, now)
-            for _ in range(AT_ONCE):
-                received = self._receive()
-                if received is None:
-                    break
-                self._offer(*received, now)
+            for data, source in self._receive():
+                self._offer(data, source, now)
             for _, endpoint in self._members:
-                endpoint.look_at_the_time()
+                endpoint.carry_in()
 
-    def _receive(self) -> tuple[bytes, Source] | None:
+    def _receive(self) -> Sequence[tuple[bytes, Source]]:
         try:
-            return self._receiver.receive()
+            return self._receiver.receive(AT_ONCE)
         except OSError as error:
             # raw(7): an error that the network has reported comes up here too, once.
             self._on_error("receive", error)
-            return None
+            return ()
 
     def _offer(self, data: bytes, source: Source, now: float) -> None:
         """A check that fails means the next tunnel, and only then a drop: for the reason of the first that

@@ -17,7 +17,7 @@ import itertools
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from random import Random
@@ -103,14 +103,16 @@ class MemoryDevice:
             self._filled = trio.Event()
         await self._filled.wait()
 
-    def read(self) -> bytes | None:
-        return self._packets.popleft() if self._packets else None
+    def read(self, most: int) -> list[bytes]:
+        return [self._packets.popleft() for _ in range(min(most, len(self._packets)))]
 
-    def write(self, packet: bytes) -> None:
-        """Raises OSError: EIO unless it is up."""
+    def write(self, packets: Sequence[bytes]) -> list[tuple[bytes, OSError]]:
+        """Unless it is up, EIO for each."""
         if not self.up or self._host is None:
-            raise OSError(errno.EIO, "the interface is down")
-        self._host.receive(packet)
+            return [(packet, OSError(errno.EIO, "the interface is down")) for packet in packets]
+        for packet in packets:
+            self._host.receive(packet)
+        return []
 
     def set_mtu(self, mtu: int) -> None:
         """Raises OSError: EINVAL for what no interface takes."""
@@ -147,15 +149,24 @@ class MemoryCarrier:
             self._filled = trio.Event()
         await self._filled.wait()
 
-    def receive(self) -> tuple[bytes, Source] | None:
-        return self._arrived.popleft() if self._arrived else None
+    def receive(self, most: int) -> list[tuple[bytes, Source]]:
+        return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     def errors(self) -> Iterator[WireError]:
         while self._reported:
             yield self._reported.popleft()
 
-    def send(self, packet: SendWire) -> None:
-        """Raises OSError, as ``Host.send`` does."""
+    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
+        """Those that ``Host.send`` raises."""
+        lost: list[OSError] = []
+        for packet in packets:
+            try:
+                self._send(packet)
+            except OSError as error:
+                lost.append(error)
+        return lost
+
+    def _send(self, packet: SendWire) -> None:
         outer = Packet(self._local, ip_address(packet.destination[0]).packed, self._protocol, packet.data)
         outer = outer._replace(hops=self._ttl, tos=packet.tos, dont_fragment=packet.dont_fragment)
         self._host.send(self._host.encode(outer))

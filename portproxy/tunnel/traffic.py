@@ -16,12 +16,12 @@ class Traffic:
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
         self._drops = [0] * len(Dropped)
 
-    def count_in(self, length: int) -> None:
-        self.packets_in += 1
+    def count_in(self, packets: int, length: int) -> None:
+        self.packets_in += packets
         self.bytes_in += length
 
-    def count_out(self, length: int) -> None:
-        self.packets_out += 1
+    def count_out(self, packets: int, length: int) -> None:
+        self.packets_out += packets
         self.bytes_out += length
 
     def drop(self, reason: Dropped) -> None:

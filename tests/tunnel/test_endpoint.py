@@ -360,13 +360,15 @@ async def test_neither_side_keeps_the_other_from_its_turn(star: Star, autojump_c
     end, order = End(star, 1, 2), list[str]()
     read, receive, number = end.device.read, end.carrier.receive, 300
 
-    def reading() -> bytes | None:
-        order.append("out")
-        return read()
+    def reading(most: int) -> list[bytes]:
+        packets = read(most)
+        order.extend("o" * len(packets))
+        return packets
 
-    def receiving() -> tuple[bytes, Source] | None:
-        order.append("in")
-        return receive()
+    def receiving(most: int) -> list[tuple[bytes, Source]]:
+        packets = receive(most)
+        order.extend("i" * len(packets))
+        return packets
 
     end.device.read, end.carrier.receive = reading, receiving  # type: ignore[method-assign]
     for _ in range(number):
@@ -376,5 +378,6 @@ async def test_neither_side_keeps_the_other_from_its_turn(star: Star, autojump_c
     await trio.sleep(1)
     traffic = end.traffic
     assert (traffic.packets_in, traffic.packets_out, end.drops()) == (number, number, {})
-    turns = "".join(side[0] for side in order)
+    turns = "".join(order)
+    assert turns.count("i") == turns.count("o") == number
     assert max(map(len, (*turns.split("i"), *turns.split("o")))) <= 128

@@ -146,9 +146,9 @@ class Failing(MemoryCarrier):
 
     failed = closed = False
 
-    def receive(self) -> tuple[bytes, Source] | None:
+    def receive(self, most: int) -> list[tuple[bytes, Source]]:
         if self.failed:
-            return super().receive()
+            return super().receive(most)
         self.failed = True
         raise OSError(errno.ECONNREFUSED, "said once")
 

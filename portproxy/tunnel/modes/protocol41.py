@@ -18,14 +18,18 @@ HEADER = 40
 _SPECIAL = bytes(10)
 """How sources begin that are ::/96 or ::ffff:0:0/96."""
 _MAPPED = bytes(10) + b"\xff\xff"
+_LOOPBACK = bytes(15) + b"\x01"
 
 # ICMP types and codes (RFC 792).
 _DESTINATION_UNREACHABLE, _TIME_EXCEEDED = 3, 11
 FRAGMENTATION_NEEDED = (3, 4)
 
 
-def opened(data: bytes, tos: int) -> bytes | Dropped:
-    """The packet in ``data``, which arrived with ``tos``; or why it may go no further."""
+def opened(data: bytes, tos: int, *, compatible: bool = False) -> bytes | Dropped:
+    """The packet in ``data``, which arrived with ``tos``; or why it may go no further.
+
+    ``compatible`` lets a source in ::/96 through: automatic tunnelling is what that is for.
+    """
     if len(data) < HEADER or data[0] >> 4 != 6:
         return Dropped.NOT_IP
     length = HEADER + (data[4] << 8 | data[5])
@@ -33,7 +37,7 @@ def opened(data: bytes, tos: int) -> bytes | Dropped:
         return Dropped.TRUNCATED
     if length < len(data):  # RFC 4213, 3.6: padded
         data = data[:length]
-    if data[8] == 0xFF or (data.startswith(_SPECIAL, 8) and _forbidden(data[8:24])):
+    if data[8] == 0xFF or (data.startswith(_SPECIAL, 8) and _forbidden(data[8:24], compatible)):
         return Dropped.INNER_SOURCE
     if tos & 3:
         ecn = decapsulated(data[1] >> 4, tos)
@@ -43,9 +47,11 @@ def opened(data: bytes, tos: int) -> bytes | Dropped:
     return data
 
 
-def _forbidden(source: bytes) -> bool:
+def _forbidden(source: bytes, compatible: bool) -> bool:
     """RFC 4213, 3.6: ::1 and whatever embeds an IPv4 address by its first 96 bits; :: is let through."""
-    return source.startswith(_MAPPED) or (source.startswith(bytes(12)) and any(source))
+    if source.startswith(_MAPPED) or source == _LOOPBACK:
+        return True
+    return not compatible and source.startswith(bytes(12)) and any(source)
 
 
 def told(type_: int, quoted: bytes, own: bytes) -> bytes | None:
