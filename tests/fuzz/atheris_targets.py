@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from portproxy import config
 from portproxy.config.editor import Clear, Edit, Put, Remove
 from portproxy.wire import worker_frames
 from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
+from tests.fuzz.atheris_tunnels import TUNNEL_TARGETS
+from tests.fuzz.target import Target, pieces
 from tests.fuzz.test_config import made_or_refused
 from tests.fuzz.test_editor import changed_or_refused
 from tests.fuzz.test_worker_frames import REPLIES
@@ -20,27 +19,9 @@ from tests.fuzz.test_worker_frames import REPLIES
 SAMPLES = Path(__file__).parents[1] / "unit" / "netsh_samples"
 
 
-class Target(NamedTuple):
-    """Takes any bytes, and raises where something does not hold."""
-
-    check: Callable[[bytes], object]
-    seeds: Sequence[bytes]
-
-
 def _text(data: bytes) -> str:
     """As the command line and the environment are decoded: any bytes are a text."""
     return data.decode("utf-8", "surrogateescape")
-
-
-def _pieces(data: bytes) -> list[bytes]:
-    """The first bytes are the sizes of the pieces, up to a zero."""
-    head, _, stream = data.partition(b"\0")
-    chunks, sizes = [], itertools.cycle(head or b"\xff")
-    while stream:
-        size = next(sizes)
-        chunks.append(stream[:size])
-        stream = stream[size:]
-    return chunks
 
 
 def _edits(data: bytes) -> None:
@@ -81,12 +62,12 @@ _RULES = (
 
 TARGETS = {
     "frames": Target(
-        lambda data: checks.frames(_pieces(data)),
+        lambda data: checks.frames(pieces(data)),
         [b"\1\3\0" + encode(_REQUEST) + encode(_REPLY), b"\xff\0\0\0\0\0\0\0\1\x2d"],
     ),
     "messages": Target(checks.message, [encode(_REQUEST)[4:], encode(_REPLY)[4:]]),
     "worker-frames": Target(
-        lambda data: checks.worker_stream(_pieces(data)),
+        lambda data: checks.worker_stream(pieces(data)),
         [b"\1\3\0" + b"".join(map(worker_frames.frame, _WORKER_REPLIES)), b"\xff\0\0\0\1\x2c\1"],
     ),
     "worker-replies": Target(checks.worker_reply, _WORKER_REPLIES),
@@ -117,4 +98,5 @@ TARGETS = {
             )
         ],
     ),
+    **TUNNEL_TARGETS,
 }

@@ -81,26 +81,42 @@ def told(kind: Kind, effects: Sequence[Effect]) -> None:
             assert len(effect.packet) <= (1280 if kind is SixInFour else 576)
 
 
+def arrives(kind: Kind, tested: SixInFour | FourInSix, data: bytes, source: Source, now: float) -> None:
+    """One packet is given on by the rules, and none of a stranger's, or there is a reason."""
+    effects = RULES[kind](tested, tested.from_wire(data, source, now))
+    assert [type(effect) for effect in effects] in ([SendTun], [Drop])
+    if source.host != PEERS[kind]:
+        assert isinstance(effects[0], Drop)
+
+
+def is_sent(kind: Kind, tested: SixInFour | FourInSix, data: bytes, now: float) -> None:
+    """One packet is carried by the rules, or there is a reason, which may be told."""
+    effects = RULES[kind](tested, tested.from_tun(data, now))
+    told(kind, effects)
+    assert [type(effect) for effect in effects] in ([SendWire], [Drop], [Drop, SendTun])
+
+
+def is_reported(kind: Kind, tested: SixInFour | FourInSix, heard: WireError, now: float) -> None:
+    """An error is told by the rules, or narrows the path for a while, or neither."""
+    effects = RULES[kind](tested, tested.from_error(heard, now))
+    told(kind, effects)
+    assert [type(effect) for effect in effects] in ([], [SetMtu], [SendTun], [SetMtu, SendTun])
+    assert tested.next_deadline() >= now + 500
+
+
 @each
 @fuzz()
 @given(random=seeds)
 def test_whatever_arrives_is_given_on_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
-    tested, data = mode(kind, random), packet(kind, random)
     source = Source(random.choice((*[PEERS[kind]] * 3, "192.0.2.9")), 0, random.randrange(256))
-    effects = RULES[kind](tested, tested.from_wire(data, source, 0.0))
-    assert [type(effect) for effect in effects] in ([SendTun], [Drop])
-    if source.host != PEERS[kind]:
-        assert isinstance(effects[0], Drop)
+    arrives(kind, mode(kind, random), packet(kind, random), source, 0.0)
 
 
 @each
 @fuzz()
 @given(random=seeds)
 def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
-    tested, data = mode(kind, random), packet(kind, random)
-    effects = RULES[kind](tested, tested.from_tun(data, 0.0))
-    told(kind, effects)
-    assert [type(effect) for effect in effects] in ([SendWire], [Drop], [Drop, SendTun])
+    is_sent(kind, mode(kind, random), packet(kind, random), 0.0)
 
 
 @each
@@ -109,12 +125,9 @@ def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(kind: Kind, random:
 def test_whatever_is_reported_is_told_by_the_rules_or_ignored(kind: Kind, random: Random) -> None:
     tested = mode(kind, random)
     for now in (0.0, 100.0):
-        effects = RULES[kind](tested, tested.from_error(error(kind, random), now))
-        told(kind, effects)
-        assert [type(effect) for effect in effects] in ([], [SetMtu], [SendTun], [SetMtu, SendTun])
-        assert tested.next_deadline() >= now + 500
-    RULES[kind](tested, tested.from_tun(packet(kind, random), 100.0))
-    RULES[kind](tested, tested.from_wire(packet(kind, random), Source(PEERS[kind]), 100.0))
+        is_reported(kind, tested, error(kind, random), now)
+    is_sent(kind, tested, packet(kind, random), 100.0)
+    arrives(kind, tested, packet(kind, random), Source(PEERS[kind]), 100.0)
     RULES[kind](tested, tested.tick(1000.0))
     assert tested.next_deadline() == float("inf")
 

@@ -70,6 +70,15 @@ def mended(packet: bytes) -> bytes:
     return head[:10] + checksum(head).to_bytes(2) + packet[12:]
 
 
+def fitted(packet: bytes) -> bytes:
+    """With the length that it has."""
+    if len(packet) < 40:
+        return packet
+    if packet[0] >> 4 == 4:
+        return packet[:2] + len(packet).to_bytes(2) + packet[4:]
+    return packet[:4] + (len(packet) - 40).to_bytes(2) + packet[6:]
+
+
 def mutated(random: Random, packets: Sequence[bytes] = PACKETS4 + PACKETS6) -> bytes:
     """A packet of which some bytes were changed, left out, or put in; often its lengths are still right."""
     data = bytearray(random.choice(packets))
@@ -78,10 +87,8 @@ def mutated(random: Random, packets: Sequence[bytes] = PACKETS4 + PACKETS6) -> b
         gone = random.choice((1, 1, 1, 0, 4, len(data)))
         new = random.randbytes(random.choice((gone, random.randrange(9))) if gone <= 4 else 0)
         data[at : at + gone] = new
-    if len(data) >= 40 and random.random() < 0.6:
-        where = slice(2, 4) if data[0] >> 4 == 4 else slice(4, 6)
-        data[where] = (len(data) - (0 if data[0] >> 4 == 4 else 40)).to_bytes(2)
-    return mended(bytes(data)) if random.random() < 0.9 else bytes(data)
+    packet = fitted(bytes(data)) if random.random() < 0.6 else bytes(data)
+    return mended(packet) if random.random() < 0.9 else packet
 
 
 anything = st.binary(max_size=120) | seeds.map(mutated)
