@@ -28,8 +28,8 @@ EXIT_CODES = (
     (
         "1",
         "failed while running: a port is in use, no permission; no relay answers, or it refuses; a rule that "
-        "was changed does not listen; `import`: a rule was skipped; `health`: not ready; `explain`: a "
-        "connection would fail",
+        "was changed does not listen, or a tunnel is not up; `import`: a rule was skipped; `health`: not "
+        "ready; `explain`: a connection would fail",
     ),
     ("2", "bad usage or configuration; one line a problem on standard error"),
     ("75", "the relay is busy with other commands; try again"),
