@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 from collections.abc import Callable
 
 import trio
 
-from portproxy.tunnel.carrier import Protocol4Receiver, Protocol4Sender, Protocol41Receiver, Protocol41Sender
 from portproxy.tunnel.device import NODE, Tun
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.interface import Interface, remove_left_behind
+from portproxy.tunnel.making import Sender, TunnelMode, all_addresses, make_mode, make_sender
 from portproxy.tunnel.model import AUTO, Tunnel, TunnelType
-from portproxy.tunnel.model import Interface as InterfaceAddress
-from portproxy.tunnel.modes import fourinsix
-from portproxy.tunnel.modes.fourinsix import FourInSix
-from portproxy.tunnel.modes.sixinfour import SixInFour
 from portproxy.tunnel.reception import Key, Reception, Receptions
 from portproxy.tunnel.routing import Way, way_to
 from portproxy.tunnel.traffic import Traffic
 
-_LINK_LOCAL = 0xFE80 << 112
-_DUMMY = ipaddress.IPv4Address("192.0.0.8").packed
-"""RFC 7600, 4.8: what ICMPv4 errors come from that have no other address to come from."""
-
 _RANKS = {type_: rank for rank, type_ in enumerate(TunnelType)}
-
-Sender = Protocol41Sender | Protocol4Sender
 
 
 class Device:
@@ -61,7 +50,7 @@ class RunningTunnel:
         self._on_error = on_error
         self.gone = trio.Event()
         self._changed = trio.CancelScope()
-        self._mode: SixInFour | FourInSix
+        self._mode: TunnelMode
         self._sender: Sender | None = None
         self._sending: Sender | None = None
         self._receptions: Receptions
@@ -165,17 +154,8 @@ class RunningTunnel:
         return way_to(spec.remoteaddress, None if spec.localaddress == AUTO else spec.localaddress)
 
     def _make(self, spec: Tunnel, way: Way) -> None:
-        own = sender(spec, way.local)
-        made = self._sender
-        if spec.type is TunnelType.V6V4TUNNEL:
-            self._sender = Protocol41Sender(way.local, spec.remoteaddress, spec.ttl)
-            self._mode = SixInFour(spec.remoteaddress, own, mtu=spec.mtu, link=way.mtu, clamp_mss=spec.mss)
-        else:
-            overhead = fourinsix.OVERHEAD + (0 if spec.encaplimit is None else fourinsix.LIMIT_OPTION)
-            self._sender = Protocol4Sender(way.local, spec.remoteaddress, spec.ttl, spec.encaplimit)
-            self._mode = FourInSix(
-                spec.remoteaddress, own, mtu=spec.mtu, link=way.mtu, overhead=overhead, clamp_mss=spec.mss
-            )
+        made, self._sender = self._sender, make_sender(spec, way)
+        self._mode = make_mode(spec, way)
         if made and made is not self._sending:  # nobody has taken it up
             made.close()
 
@@ -192,31 +172,6 @@ class RunningTunnel:
         interface.add_addresses(one for one in addresses if one not in interface.addresses)
         interface.up()
         interface.add_routes(route for route in routes if route not in interface.routes)
-
-
-def open_receiver(key: Key) -> Protocol41Receiver | Protocol4Receiver:
-    """Where the packets of ``key`` arrive. Raises OSError."""
-    return Protocol41Receiver(key.local) if key.outer == 4 else Protocol4Receiver(key.local)
-
-
-def link_local(local: str) -> InterfaceAddress:
-    """The tunnel's own link-local address, from the IPv4 address ``local`` (RFC 4213, 3.7)."""
-    return ipaddress.IPv6Interface((_LINK_LOCAL | int(ipaddress.IPv4Address(local)), 64))
-
-
-def all_addresses(spec: Tunnel, local: str) -> tuple[InterfaceAddress, ...]:
-    """What the interface of ``spec`` is to have, which leaves from ``local``."""
-    own = (link_local(local),) if spec.type is TunnelType.V6V4TUNNEL else ()
-    return (*spec.address, *own)
-
-
-def sender(spec: Tunnel, local: str) -> bytes:
-    """The address, packed, that errors about packets are sent from."""
-    if spec.type.inner == 4:
-        return _DUMMY  # this host takes no IPv4 packet for real that comes in from an address of its own
-    addresses = [one.ip for one in all_addresses(spec, local)]
-    # No router forwards what a link-local address sends (RFC 4291, 2.5.6).
-    return next((ip for ip in addresses if not ip.is_link_local), addresses[0]).packed
 
 
 def explain(spec: Tunnel, error: OSError, dropped_to: str | None = None) -> str:

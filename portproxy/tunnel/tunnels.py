@@ -9,10 +9,11 @@ import trio
 from portproxy.log import Log
 from portproxy.reconcile import TunnelPlan
 from portproxy.snapshot import TunnelState, TunnelStatus
+from portproxy.tunnel.making import open_receiver
 from portproxy.tunnel.model import Tunnel
 from portproxy.tunnel.reception import Receptions
 from portproxy.tunnel.routing import Changes
-from portproxy.tunnel.running import RunningTunnel, explain, open_receiver
+from portproxy.tunnel.running import RunningTunnel, explain
 from portproxy.tunnel.traffic import Traffic
 
 RETRY_FIRST = 1.0

@@ -34,6 +34,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"tunnel.device", "tunnel.carrier", "tunnel.interface", "tunnel.routing", "tunnel.report"}),
     frozenset({"relay", "tunnel.endpoint", "tunnel.testing"}),
     frozenset({"workers", "status", "control", "tunnel.reception"}),
+    frozenset({"tunnel.making"}),
     frozenset({"tunnel.running"}),
     frozenset({"tunnel.tunnels"}),
     frozenset({"supervisor"}),
