@@ -51,6 +51,7 @@ class Protocol41Sender:
     def __init__(self, local: str, remote: str | None, ttl: int) -> None:
         self._sock = _raw(socket.AF_INET, IPV6_IN_IPV4)
         self._dont_fragment: bool | None = None
+        self._connected = remote is not None
         with _closed_on_error(self._sock):
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
             _only_send(self._sock, local, remote)
@@ -64,7 +65,7 @@ class Protocol41Sender:
             if packet.dont_fragment is not self._dont_fragment:
                 self._fragment(packet.dont_fragment)
             try:
-                _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS)
+                _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS, connected=self._connected)
             except OSError as error:
                 lost.append(error)
         return lost
@@ -99,7 +100,7 @@ class Protocol4Sender:
         lost: list[OSError] = []
         for packet in packets:
             try:
-                _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+                _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
             except OSError as error:
                 lost.append(error)
         return lost
@@ -216,13 +217,15 @@ def _only_empty(error: OSError, packets: Sequence[object]) -> None:
         raise error
 
 
-def _send(sock: socket.socket, packet: SendWire, level: int, tos: int) -> None:
+def _send(sock: socket.socket, packet: SendWire, level: int, tos: int, *, connected: bool) -> None:
     """``tos`` is the option of ``level`` that sets it for one packet. Raises OSError."""
     for last in (False, True):
         try:
             if packet.tos:
                 ancillary = (level, tos, struct.pack("=i", packet.tos))
                 sock.sendmsg((packet.data,), (ancillary,), 0, packet.destination)
+            elif connected:  # the kernel has the route by heart
+                sock.send(packet.data)
             else:
                 sock.sendto(packet.data, packet.destination)
         except OSError as error:
