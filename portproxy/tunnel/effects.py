@@ -45,10 +45,19 @@ class SetMtu(msgspec.Struct, frozen=True, gc=False):
     mtu: int
 
 
+class Configure(msgspec.Struct, frozen=True, gc=False):
+    """By what routers have said, the tunnel's interface is to have these beside what it was given, and no
+    others: addresses, packed, with the lengths of their prefixes and whether they are deprecated (RFC 4862,
+    2); routes into the tunnel, as prefixes, packed, and their lengths."""
+
+    addresses: tuple[tuple[bytes, int, bool], ...]
+    routes: tuple[tuple[bytes, int], ...]
+
+
 class Drop(msgspec.Struct, frozen=True, gc=False):
     """Carry the packet no further, for ``reason``."""
 
     reason: Dropped
 
 
-Effect = SendWire | SendTun | SetMtu | Drop
+Effect = SendWire | SendTun | SetMtu | Configure | Drop

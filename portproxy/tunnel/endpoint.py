@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
-from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, SetMtu, Source
+from portproxy.tunnel.effects import Configure, Drop, Effect, SendTun, SendWire, SetMtu, Source
 from portproxy.tunnel.modes import Mode, WireError
 from portproxy.tunnel.reasons import Dropped
 from portproxy.tunnel.traffic import Traffic
@@ -17,6 +17,7 @@ from portproxy.tunnel.traffic import Traffic
 AT_ONCE = 64
 """Packets from one side until the other side, and the other tasks of the process, get their turn."""
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
+T = TypeVar("T")
 _BUSY = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -34,6 +35,9 @@ class Device(Protocol):
 
     def set_mtu(self, mtu: int) -> None:
         """In bytes. Raises OSError."""
+
+    def configure(self, wanted: Configure) -> None:
+        """Raises OSError."""
 
 
 class Sender(Protocol):
@@ -80,8 +84,7 @@ class Endpoint:
             effects: list[Effect] = []
             for packet in packets:
                 effects += from_tun(packet, now)
-            self._perform(effects)
-            self._look_at_the_time()
+            self.do(effects)
 
     async def _keep_time(self) -> None:
         while True:
@@ -89,6 +92,11 @@ class Endpoint:
             with trio.CancelScope(deadline=self._deadline) as self._timer:
                 await trio.sleep_forever()
             self._perform(self._mode.tick(trio.current_time()))
+
+    def do(self, effects: Sequence[Effect]) -> None:
+        """Carry ``effects`` out that the mode has of something else than packets, errors and time."""
+        self._perform(effects)
+        self._look_at_the_time()
 
     # What a Reception calls.
 
@@ -114,8 +122,7 @@ class Endpoint:
     def carry_in(self) -> None:
         """What was taken."""
         taken, self._taken = self._taken, []
-        self._perform(taken)
-        self._look_at_the_time()
+        self.do(taken)
 
     def _look_at_the_time(self) -> None:
         deadline = self._mode.next_deadline()
@@ -135,7 +142,9 @@ class Endpoint:
             elif type(effect) is Drop:
                 self._traffic.drop(effect.reason)
             elif type(effect) is SetMtu:
-                self._set_mtu(effect.mtu)
+                self._try("set the MTU", self._device.set_mtu, effect.mtu)
+            elif type(effect) is Configure:
+                self._try("configure the interface", self._device.configure, effect)
         if wire:
             self._send(wire)
         if tun:
@@ -155,14 +164,23 @@ class Endpoint:
             self._on_error("deliver", error)
         self._traffic.count_in(len(packets), sum(map(len, packets)))
 
-    def _set_mtu(self, mtu: int) -> None:
+    def _try(self, what: str, act: Callable[[T], None], argument: T) -> None:
         try:
-            self._device.set_mtu(mtu)
+            act(argument)
         except OSError as error:
-            self._on_error("set the MTU", error)
+            self._on_error(what, error)
 
 
 def _why(error: OSError) -> Dropped:
     if error.errno in _BUSY:
         return Dropped.BUSY
     return Dropped.NO_ROUTE if error.errno in _NO_ROUTE else Dropped.REFUSED
+
+
+def first(group: BaseExceptionGroup[OSError]) -> OSError:
+    """One of the errors of ``group``, of tasks that ended together; which does not matter."""
+    one: BaseException = group
+    while isinstance(one, BaseExceptionGroup):
+        one = one.exceptions[0]
+    assert isinstance(one, OSError)
+    return one

@@ -10,8 +10,12 @@ class Dropped(Reason):
 
     NOT_IP = "not-ip", "it is no packet of the family that the tunnel carries"
     TRUNCATED = "truncated", "it ends before its header says"
-    SOURCE = "source", "its outer source is not the tunnel's peer"
+    SOURCE = "source", "its outer source is no peer of the tunnel's"
     INNER_SOURCE = "inner-source", "its inner source may not be in a tunnel (RFC 4213, 3.6)"
+    INNER_DESTINATION = "inner-destination", "its inner destination is none that the tunnel leads to"
+    MULTICAST = "multicast", "it is for many, and the tunnel leads to one; the kernel's own reports are"
+    LOOP = "loop", "a tunnel would bring it back to this host (RFC 6324)"
+    NO_ROUTER = "no-router", "no router or relay of the tunnel's is known by now"
     TOO_BIG = "too-big", "it is larger than the tunnel's MTU; its sender was told"
     ECN = "ecn", "a router marked it as congested, and its sender knows nothing of that (RFC 6040, 4.2)"
     NO_ROUTE = "no-route", "the kernel has no route to the tunnel's peer"

@@ -21,15 +21,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from random import Random
-from typing import NamedTuple
 
 import trio
 
-from portproxy.tunnel.effects import SendWire, Source
+from portproxy.tunnel.effects import Configure, SendWire, Source
 from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.packet import PacketError, icmpv4, icmpv6, ipv4, ipv6
-from portproxy.tunnel.packet.checksum import checksum, upper_layer
 from portproxy.tunnel.packet.fragments import GivenUp, Reassembler, fragment4, fragment6
+from portproxy.tunnel.testing.packets import Packet as Packet
+from portproxy.tunnel.testing.packets import aged, checksum_of, control, destination
 
 _APART = 1e-6
 """Seconds. No two packets arrive at once: the clock jumps when every task waits, so what the first sets off
@@ -85,6 +85,9 @@ class Wire:
 class MemoryDevice:
     """A tunnel's interface on the host that it is attached to; unless it is ``up``, writing to it fails."""
 
+    configured = Configure((), ())
+    """What routers have said."""
+
     def __init__(self, mtu: int) -> None:
         self.mtu, self.up = mtu, True
         self._host: Host | None = None
@@ -119,6 +122,9 @@ class MemoryDevice:
         if not ipv4.LEAST_MTU <= mtu <= _MOST:
             raise OSError(errno.EINVAL, f"an MTU of {mtu}")
         self.mtu = mtu
+
+    def configure(self, wanted: Configure) -> None:
+        self.configured = wanted
 
 
 class MemoryCarrier:
@@ -176,36 +182,6 @@ Link = Wire | MemoryDevice
 """Where a host sends packets."""
 
 
-class Packet(NamedTuple):
-    """A packet of either version; addresses are packed, ``payload`` is what is behind extension headers."""
-
-    source: bytes
-    destination: bytes
-    protocol: int
-    payload: bytes
-    hops: int = 64
-    tos: int = 0
-    dont_fragment: bool = False
-
-    @classmethod
-    def read(cls, data: bytes) -> Packet:
-        """Raises PacketError."""
-        if data[:1] and data[0] >> 4 == 4:
-            v4 = ipv4.parse(data)
-            payload, dont = data[v4.length : v4.total_length], bool(v4.fragment & ipv4.DONT_FRAGMENT)
-            return cls(v4.source, v4.destination, v4.protocol, payload, v4.ttl, v4.tos, dont)
-        v6, upper = ipv6.parse(data), ipv6.upper_layer(data)
-        payload = data[upper.offset : ipv6.HEADER + v6.payload_length]
-        return cls(v6.source, v6.destination, upper.protocol, payload, v6.hop_limit, v6.traffic_class)
-
-    def encode(self, number: int) -> bytes:
-        """Raises PacketError. ``number`` is what tells its fragments from others, where there are any."""
-        if len(self.source) == 16:
-            return ipv6.build(*self[:4], hop_limit=self.hops, traffic_class=self.tos)
-        flags, number = ipv4.DONT_FRAGMENT * self.dont_fragment, number % 65536
-        return ipv4.build(*self[:4], ttl=self.hops, tos=self.tos, identification=number, fragment=flags)
-
-
 class Host:
     """Answers pings, and puts fragments together; a router if it ``forwards``."""
 
@@ -243,7 +219,7 @@ class Host:
         own = min(mine, key=lambda own: self._own[own] is not link)
         # What comes back is known by its identifier and data: all of it has to be as it was.
         body = next(self._numbers).to_bytes(4) + bytes(at % 251 for at in range(size))
-        echo = _control(own, far, _ECHO[len(far)][0], body)
+        echo = control(own, far, _ECHO[len(far)][0], body)
         self.send(self.encode(echo._replace(hops=hops, dont_fragment=dont_fragment)))
         answered = self._echoes[body] = trio.Event()
         with trio.move_on_after(1):
@@ -260,7 +236,7 @@ class Host:
     def send(self, packet: bytes) -> None:
         """Raises OSError: ENETUNREACH without a route, EMSGSIZE for what is too large and may not be
         fragmented, and what the link raises."""
-        far = _destination(packet)
+        far = destination(packet)
         link, _ = self._find(far)
         mtu, until = self._paths.get(far, (link.mtu, math.inf))
         mtu = min(mtu, link.mtu) if trio.current_time() < until else link.mtu
@@ -281,7 +257,7 @@ class Host:
         elif packet.hops <= 1:
             self.dropped["hops"] += 1
         else:
-            self._forward(self.translate(_aged(data)))
+            self._forward(self.translate(aged(data)))
 
     def translate(self, packet: bytes) -> bytes:
         """What a router sends on in the place of ``packet``: a NAT changes it here."""
@@ -289,7 +265,7 @@ class Host:
 
     def _carry(self, packet: bytes, mtu: int) -> None:
         """Raises OSError."""
-        far = _destination(packet)
+        far = destination(packet)
         link, next_hop = self._find(far)
         try:
             pieces = fragment4(packet, mtu) if len(far) == 4 else fragment6(packet, mtu, next(self._numbers))
@@ -306,7 +282,7 @@ class Host:
         raise OSError(errno.ENETUNREACH, f"no route to {ip_address(far)}")
 
     def _forward(self, packet: bytes) -> None:
-        far, icmp, mtu = _destination(packet), icmpv4 if packet[0] >> 4 == 4 else icmpv6, 0
+        far, icmp, mtu = destination(packet), icmpv4 if packet[0] >> 4 == 4 else icmpv6, 0
         own = next((own for own in self._own if len(own) == len(far)), None)
         try:
             mtu = self._find(far)[0].mtu
@@ -348,10 +324,10 @@ class Host:
     def _hear(self, packet: Packet) -> None:
         source, far, message = packet.source, packet.destination, packet.payload
         request, reply = _ECHO[len(far)]
-        if len(message) < 8 or _sum(source, far, message):
+        if len(message) < 8 or checksum_of(source, far, message):
             self.dropped["malformed"] += 1
         elif message[0] == request:
-            self._answer(self.encode(_control(far, source, reply, message[4:])))
+            self._answer(self.encode(control(far, source, reply, message[4:])))
         elif message[0] == reply:
             if message[4:] in self._echoes:
                 self._echoes[message[4:]].set()
@@ -374,27 +350,3 @@ class Host:
         for carrier in self.carriers:
             if carrier.takes(int.from_bytes(protocol), own):
                 carrier.put(error)
-
-
-def _sum(source: bytes, far: bytes, message: bytes) -> int:
-    """The checksum of an ICMP ``message``: 0 where it has the right one."""
-    return checksum(message) if len(far) == 4 else upper_layer(source, far, icmpv6.PROTOCOL, message)
-
-
-def _control(source: bytes, far: bytes, kind: int, body: bytes) -> Packet:
-    """An ICMP message, of code 0."""
-    sum_ = _sum(source, far, bytes((kind, 0, 0, 0)) + body)
-    protocol = icmpv4.PROTOCOL if len(far) == 4 else icmpv6.PROTOCOL
-    return Packet(source, far, protocol, bytes((kind, 0)) + sum_.to_bytes(2) + body)
-
-
-def _destination(packet: bytes) -> bytes:
-    return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
-
-
-def _aged(packet: bytes) -> bytes:
-    """``packet`` a hop later."""
-    if packet[0] >> 4 == 6:
-        return packet[:7] + bytes((packet[7] - 1,)) + packet[8:]
-    head = packet[:8] + bytes((packet[8] - 1, packet[9], 0, 0)) + packet[12 : (packet[0] & 0xF) * 4]
-    return head[:10] + checksum(head).to_bytes(2) + packet[12:]

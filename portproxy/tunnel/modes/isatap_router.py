@@ -1,0 +1,138 @@
+"""``isatap``, as a router: tells each host of a site its prefixes as it asks for them (RFC 5214, 8.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from portproxy.tunnel.effects import Drop, Effect, SendWire
+from portproxy.tunnel.modes.embedded import NOWHERE, Here, literal
+from portproxy.tunnel.modes.isatap import ALL_ROUTERS, Hop, Isatap, Route, is_neighbour
+from portproxy.tunnel.modes.telling import Telling
+from portproxy.tunnel.packet import discovery
+from portproxy.tunnel.packet.discovery import (
+    Mtu,
+    Preference,
+    PrefixInformation,
+    RouterAdvertisement,
+    RouterSolicitation,
+)
+from portproxy.tunnel.reasons import Dropped
+
+# In seconds.
+ROUTER, VALID, PREFERRED = 1800, 86400, 14400
+"""Lifetimes that are advertised unless others are asked for."""
+_FORMER = 7200
+"""How long a prefix is valid that is no more advertised: hosts go by nothing less (RFC 4862, 5.5.3 (e))."""
+
+_HOP_LIMIT = 64
+_MOST = 1024
+"""Hosts to tell of a change: as many neighbours as Linux keeps."""
+
+Prefix = tuple[bytes, int]
+
+
+class IsatapRouter(Isatap):
+    """A router that advertises ``prefixes``, packed and with their lengths, as on the link and to make
+    addresses of. They are ``valid`` and ``preferred``, and it is a default router for ``lifetime``, all of it
+    in seconds (RFC 4861, 6.2.1)."""
+
+    _elsewhere: ClassVar[Dropped] = Dropped.INNER_DESTINATION
+
+    def __init__(
+        self,
+        local: str,
+        own: bytes,
+        *,
+        mtu: int,
+        prefixes: Sequence[Prefix],
+        lifetime: int = ROUTER,
+        valid: float = VALID,
+        preferred: float = PREFERRED,
+        routes: Sequence[Route] = (),
+        clamp_mss: bool = False,
+        here: Here = NOWHERE,
+    ) -> None:
+        super().__init__(local, own, mtu=mtu, routes=routes, clamp_mss=clamp_mss, here=here)
+        self.prefixes = tuple(prefixes)
+        self._former: dict[Prefix, float] = {}
+        self._lifetime, self._valid, self._preferred = lifetime, valid, preferred
+        self._solicitors: dict[bytes, tuple[bytes, float]] = {}
+        self._answering = Telling()
+
+    def renumber(self, prefixes: Sequence[Prefix], now: float) -> Sequence[Effect]:
+        """Advertise ``prefixes`` from now on, and tell those who have asked; what is none of them any more is
+        deprecated, and for two hours still valid (RFC 4192, 2.5)."""
+        former, self.prefixes = self.prefixes, tuple(prefixes)
+        return self._replace(former, now)
+
+    def succeed(self, other: IsatapRouter, now: float) -> Sequence[Effect]:
+        """Go on in the place of ``other``, which had the same IPv4 address, likewise."""
+        self._solicitors, self._former = dict(other._solicitors), other._former
+        return self._replace(other.prefixes, now)
+
+    def retire(self, now: float) -> Sequence[Effect]:
+        """Be no router from now on, and tell those who have asked (RFC 4861, 6.2.5)."""
+        self._lifetime = 0
+        return self.renumber((), now)
+
+    def _replace(self, former: Iterable[Prefix], now: float) -> Sequence[Effect]:
+        ends = self._former | dict.fromkeys(former, now + min(_FORMER, self._valid))
+        self._former = {one: end for one, end in ends.items() if end > now and one not in self.prefixes}
+        self._renew(now)
+        return self._tell_all(now)
+
+    def next_deadline(self) -> float:
+        return math.inf
+
+    def tick(self, now: float) -> Sequence[Effect]:
+        return ()
+
+    def _discover(
+        self, message: RouterSolicitation | RouterAdvertisement, packet: bytes, outer: bytes, now: float
+    ) -> Sequence[Effect]:
+        source, destination = packet[8:24], packet[24:40]
+        if isinstance(message, RouterAdvertisement) or not is_neighbour(source, outer):
+            return (Drop(Dropped.INNER_SOURCE),)
+        if destination != ALL_ROUTERS and not is_neighbour(destination, self._local):
+            return (Drop(Dropped.INNER_DESTINATION),)
+        answer = self._advertisement(source, now)
+        # It costs the link as much as an error does.
+        answers = self._answering.tell(answer, now)
+        if answers:
+            self._remember(outer, source, now)
+        return [SendWire(answer.packet, (literal(outer), 0)) for answer in answers]
+
+    def _remember(self, outer: bytes, source: bytes, now: float) -> None:
+        """For as long as ``source`` may go by what it is told now."""
+        self._solicitors.pop(outer, None)
+        if len(self._solicitors) >= _MOST:
+            del self._solicitors[next(iter(self._solicitors))]
+        self._solicitors[outer] = source, now + max(self._lifetime, self._valid)
+
+    def _tell_all(self, now: float) -> Sequence[Effect]:
+        self._solicitors = {outer: told for outer, told in self._solicitors.items() if told[1] > now}
+        return [
+            SendWire(self._advertisement(source, now), (literal(outer), 0))
+            for outer, (source, _) in self._solicitors.items()
+        ]
+
+    def _advertisement(self, destination: bytes, now: float) -> bytes:
+        options = [
+            PrefixInformation(prefix, length, True, True, self._valid, self._preferred)
+            for prefix, length in self.prefixes
+        ]
+        options += [
+            PrefixInformation(prefix, length, True, True, until - now, 0.0)
+            for (prefix, length), until in self._former.items()
+            if until > now
+        ]
+        message = RouterAdvertisement(
+            *(_HOP_LIMIT, False, False, Preference.MEDIUM, self._lifetime, 0, 0), (*options, Mtu(self.mtu))
+        )
+        return discovery.build(self._link_local, destination, message)
+
+    def _said(self, now: float) -> tuple[Iterable[Hop], float]:
+        former = {prefix: until for prefix, until in self._former.items() if until > now}
+        return [Hop(*prefix) for prefix in (*self.prefixes, *former)], min(former.values(), default=math.inf)
