@@ -39,7 +39,7 @@ def _tunnel_row(tunnel: Tunnel) -> tuple[str, ...]:
         tunnel.name,
         tunnel.type,
         tunnel.localaddress,
-        tunnel.remoteaddress,
+        tunnel.remoteaddress or "-",
         " ".join(tags(tunnel)),
         "would run",
     )

@@ -170,7 +170,7 @@ def _keys(title: str, about: str, options: Iterable[Option]) -> Iterator[str]:
     yield prose(about)
     for option in options:
         text = option.default_text
-        default = text if text == "required" else f"default `{text}`"
+        default = text if text.startswith("required") else f"default `{text}`"
         yield item(bold(option.name), f"{option.kind.accepts}; {default}: {option.why}")
 
 

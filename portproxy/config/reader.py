@@ -62,7 +62,8 @@ class Reader:
             # Here, because most relays have none, and every start would pay for it.
             from portproxy.config.tunnels import read
 
-            self._tunnels = read(self._tables(tables, "tunnel", where), where, self._problems)
+            written = self._tables(tables, "tunnel", where)
+            self._tunnels = read(written, where, self._problems, self._warnings)
 
     def _table(self, tables: dict[str, Any], key: str, where: str) -> Table:
         written = tables.get(key, {})

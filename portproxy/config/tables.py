@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from portproxy.errors import printable, shown
 from portproxy.options import Option
 from portproxy.options.kinds import RefusedError, nearest
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def problem(where: object, key: str, value: object, expected: str) -> str:
@@ -31,12 +34,15 @@ class Table:
     def lack(self, option: Option) -> None:
         self.problems.append(f"{self.where}: {option.name} is missing: {option.kind.accepts}")
 
-    def read(self, known: Mapping[str, Option]) -> None:
-        """Fill ``values`` with what is well written; the rest becomes problems."""
+    def read(self, known: Mapping[str, Option], misplaced: Mapping[str, str] = _NONE) -> None:
+        """Fill ``values`` with what is well written; the rest becomes problems.
+
+        ``misplaced`` has keys that are known elsewhere, and what is said of them here.
+        """
         for key, value in self.written.items():
             option = known.get(key)
             if option is None:
-                self.refuse(key, f"unknown key here; {nearest(key, known)}")
+                self.refuse(key, misplaced.get(key) or f"unknown key here; {nearest(key, known)}")
                 continue
             try:
                 self.values[key] = option.kind.convert(value)

@@ -20,6 +20,10 @@ OWNER = "portproxy"
 
 _NO_DAD = 0x02
 """IFA_F_NODAD: nobody else is on the link, and a tentative address answers nobody for a second."""
+_FOR_EVER = 0xFFFFFFFF
+"""INFINITY_LIFE_TIME, in seconds."""
+_LAST_RESORT = 1 << 16
+"""A metric behind those that anybody else sets."""
 _GENERATE_NONE = 1
 """IN6_ADDR_GEN_MODE_NONE: a link-local address made up by the kernel is not the tunnel's (RFC 4213, 3.7)."""
 _IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -30,13 +34,15 @@ class Interface:
     """The interface ``name``, which exists and carries this IP version. Its methods raise OSError with the
     kernel's errno.
 
-    ``addresses`` and ``routes`` are what it was given and has not been relieved of.
+    ``addresses`` and ``routes`` are what it was given and has not been relieved of; ``deprecated`` are those
+    addresses that no new connection is to begin from (RFC 4862, 5.5.4).
     """
 
     def __init__(self, name: str, carries: int) -> None:
         self._carries = carries
         self._index = socket.if_nametoindex(name)
         self.addresses: tuple[Address, ...] = ()
+        self.deprecated: frozenset[Address] = frozenset()
         self.routes: tuple[TunnelRoute, ...] = ()
 
     def take(self) -> None:
@@ -64,6 +70,13 @@ class Interface:
             _unless_gone(partial(self._address, "del", one))
             self.addresses = tuple(other for other in self.addresses if other != one)
 
+    def deprecate(self, addresses: frozenset[Address]) -> None:
+        """These of its addresses, and no others."""
+        for one in addresses ^ self.deprecated:
+            if one in self.addresses:
+                self._address("replace", one, preferred_lft=0 if one in addresses else _FOR_EVER)
+        self.deprecated = addresses
+
     def add_routes(self, routes: Iterable[TunnelRoute]) -> None:
         """Raises OSError (EEXIST) where there is such a route already: a tunnel displaces none."""
         for route in routes:
@@ -82,9 +95,12 @@ class Interface:
             with open(setting, "w") as file:
                 file.write("1")
 
-    def _address(self, command: str, one: Address) -> None:
+    def _address(self, command: str, one: Address, **settings: object) -> None:
         family = socket.AF_INET if one.version == 4 else socket.AF_INET6
-        flags = {"flags": _NO_DAD} if one.version == 6 else {}
+        if one.version == 6:
+            settings |= {"flags": _NO_DAD}
+        if "preferred_lft" in settings:
+            settings |= {"valid_lft": _FOR_EVER}
         _do(
             "addr",
             command,
@@ -92,13 +108,16 @@ class Interface:
             family=family,
             address=str(one.ip),
             prefixlen=one.network.prefixlen,
-            **flags,
+            **settings,
         )
 
     def _route(self, command: str, route: TunnelRoute) -> None:
         family = socket.AF_INET if route.prefix.version == 4 else socket.AF_INET6
-        gateway = {"gateway": str(route.via)} if route.via else {}
-        _do("route", command, family=family, dst=str(route.prefix), oif=self._index, **gateway)
+        settings: dict[str, object] = {"gateway": str(route.via)} if route.via else {}
+        if not route.prefix.prefixlen:
+            # A tunnel's default route is there for want of another (RFC 3964, 5).
+            settings |= {"priority": _LAST_RESORT}
+        _do("route", command, family=family, dst=str(route.prefix), oif=self._index, **settings)
 
 
 def remove_left_behind(name: str) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from portproxy.columns import columns
 from portproxy.errors import printable
-from portproxy.options.tunnels import TUNNEL_OPTIONS
+from portproxy.options.tunnels import SAYS_NOTHING, options_of
 from portproxy.report import in_bytes
 from portproxy.snapshot import TunnelStatus
 
 _STATUS_HEAD = ("tunnel", "state", "local", "remote", "mtu", "packets in", "out", "in", "out", "dropped")
 _SHOW_HEAD = ("tunnel", "type", "local", "remote", "options")
 _IN_COLUMNS = ("name", "type", "localaddress", "remoteaddress")
+_WAY_OUT = ("role", "relay", "router")
 _NONE = "-"
 
 
 class TunnelData(TypedDict):
-    """One tunnel: its ``settings`` as they would be written; ``local`` and ``mtu`` as they are by now.
+    """One tunnel: the ``settings`` that it takes, as they would be written; ``local`` and ``mtu`` as they are
+    by now.
 
     Packets and bytes are those of the inner packets; ``dropped`` has a reason once it occurred.
     """
@@ -48,11 +50,12 @@ def tunnels_data(statuses: Iterable[TunnelStatus]) -> TunnelsData:
 
 
 def _data(status: TunnelStatus) -> TunnelData:
-    settings = {option.name: getattr(status.tunnel, option.name) for option in TUNNEL_OPTIONS}
+    tunnel = status.tunnel
     return {
-        "name": printable(status.tunnel.name),
+        "name": printable(tunnel.name),
         "settings": {
-            option.name: printable(option.kind.show(settings[option.name])) for option in TUNNEL_OPTIONS
+            option.name: printable(option.kind.show(getattr(tunnel, option.name)))
+            for option in options_of(tunnel)
         },
         "state": str(status.state),
         "last_error": printable(status.last_error),
@@ -75,12 +78,13 @@ def show_text(data: TunnelsData, width: int | None = None) -> str:
 
 def _show_row(tunnel: TunnelData) -> tuple[str, ...]:
     settings = tunnel["settings"]
-    options = [
-        f"{name}={printable(value)}"
-        for name, value in settings.items()
-        if name not in _IN_COLUMNS and value not in ("off", "[]")
-    ]
-    return (*(printable(settings[name]) for name in _IN_COLUMNS), " ".join(options))
+    options = _tags(settings, (name for name in settings if name not in _IN_COLUMNS))
+    return (*(printable(settings.get(name, _NONE)) for name in _IN_COLUMNS), options)
+
+
+def _tags(settings: Mapping[str, str], names: Iterable[str]) -> str:
+    values = [(name, settings[name]) for name in names if settings.get(name, "off") not in SAYS_NOTHING]
+    return " ".join(f"{name}={printable(value)}" for name, value in values)
 
 
 def status_text(data: TunnelsData, width: int | None = None) -> str:
@@ -92,6 +96,8 @@ def status_text(data: TunnelsData, width: int | None = None) -> str:
         f"{printable(one['name'])}: {printable(one['last_error'])}" for one in tunnels if one["last_error"]
     ]
     for one in tunnels:
+        if way_out := _tags(one["settings"], _WAY_OUT):
+            notes.append(f"{printable(one['name'])}: {printable(one['settings']['type'])} {way_out}")
         if one["dropped"]:
             reasons = ", ".join(f"{count} {printable(reason)}" for reason, count in one["dropped"].items())
             notes.append(f"{printable(one['name'])} dropped: {reasons}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import NamedTuple
 
 import trio
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+
+from portproxy.tunnel.modes.embedded import Here
 
 # From linux/rtnetlink.h: what changes the answer.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
@@ -41,6 +44,34 @@ def way_to(remote: str, local: str | None = None) -> Way:
         return Way(found, _first_hop(family, remote, found))
     except NetlinkError as error:
         raise OSError(error.code, os.strerror(error.code)) from None
+
+
+def check_own(local: str) -> None:
+    """Raises OSError (EADDRNOTAVAIL) unless the literal address ``local`` is this host's."""
+    family = socket.AF_INET6 if ":" in local else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((local, 0))
+
+
+def look_around() -> Here:
+    """What automatic tunnels have to know of this host. Raises OSError."""
+    four, six, broadcasts = set[bytes](), set[bytes](), set[bytes]()
+    try:
+        with IPRoute() as netlink:
+            for message in netlink.get_addr():
+                family, kinds = message["family"], (four if message["family"] == socket.AF_INET else six)
+                own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                kinds.add(socket.inet_pton(family, own))
+                if broadcast := message.get_attr("IFA_BROADCAST"):
+                    broadcasts.add(socket.inet_pton(family, broadcast))
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from None
+    return Here(frozenset(four), frozenset(broadcasts), frozenset(six))
+
+
+def forwards() -> bool:
+    """Whether this host forwards IPv6 packets (ip-sysctl, net.ipv6.conf.all.forwarding)."""
+    return Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text().strip() != "0"
 
 
 def _first_hop(family: int, remote: str, local: str) -> int:

@@ -9,10 +9,12 @@ import trio
 from portproxy.log import Log
 from portproxy.reconcile import TunnelPlan
 from portproxy.snapshot import TunnelState, TunnelStatus
+from portproxy.tunnel.endpoint import first
 from portproxy.tunnel.making import open_receiver
-from portproxy.tunnel.model import Tunnel
+from portproxy.tunnel.model import Tunnel, TunnelType
+from portproxy.tunnel.modes.embedded import SIX_TO_FOUR, packed
 from portproxy.tunnel.reception import Receptions
-from portproxy.tunnel.routing import Changes
+from portproxy.tunnel.routing import Changes, look_around
 from portproxy.tunnel.running import RunningTunnel, explain
 from portproxy.tunnel.traffic import Traffic
 
@@ -63,6 +65,7 @@ class Tunnels:
             for tunnel in plan.start:
                 await self._start(tunnel)
             self._wanted = {tunnel.name: tunnel for tunnel in plan.wanted}
+            await self._look_around()
         if self._errors:
             self._failing.set()
 
@@ -81,7 +84,7 @@ class Tunnels:
         return TunnelStatus(
             tunnel,
             TunnelState.FAILED if tunnel.name in self._errors else TunnelState.UP,
-            self._errors.get(tunnel.name, ""),
+            self._errors.get(tunnel.name) or (running.problem if running else ""),
             running.way.local if running else "",
             running.mtu if running else 0,
             traffic.packets_in,
@@ -98,9 +101,12 @@ class Tunnels:
         def on_error(what: str, error: OSError) -> None:
             self._log.warning("a tunnel's packet was lost", tunnel=name, doing=what, error=error.strerror)
 
+        def on_problem(problem: str) -> None:
+            self._log.warning("a tunnel's routers were not found", tunnel=name, error=problem)
+
         try:
             # In a thread: netlink answers soon, but the relay's sessions need not wait for it.
-            running = await trio.to_thread.run_sync(RunningTunnel, tunnel, on_error)
+            running = await trio.to_thread.run_sync(RunningTunnel, tunnel, on_error, on_problem)
             running.open(self._receptions)
         except OSError as error:
             self._fail(tunnel, error)
@@ -120,7 +126,7 @@ class Tunnels:
             name = running.spec.name
             if self._running.get(name) is running:
                 del self._running[name]
-                self._fail(running.spec, _first(group))
+                self._fail(running.spec, first(group))
                 self._failing.set()
         finally:
             del self._scopes[running]
@@ -187,8 +193,24 @@ class Tunnels:
                 async with self._changing:
                     for name, running in list(self._running.items()):
                         await self._look_again(name, running)
+                    await self._look_around()
         finally:
             changes.close()
+
+    async def _look_around(self) -> None:
+        """Tell the automatic tunnels of this host's addresses."""
+        automatic = [running for running in self._running.values() if running.spec.type.automatic]
+        if not automatic:
+            return
+        try:
+            here = await trio.to_thread.run_sync(look_around)
+        except OSError as error:
+            self._complain("look at this host's addresses", error)
+            return
+        sites = (one for one in automatic if one.spec.type is TunnelType.SIXTOFOUR)
+        here = here._replace(sites=frozenset(SIX_TO_FOUR + packed(one.way.local) for one in sites))
+        for running in automatic:
+            running.know(here)
 
     async def _look_again(self, name: str, running: RunningTunnel) -> None:
         try:
@@ -200,12 +222,3 @@ class Tunnels:
         if moved:
             running.take_up()
             self._say("a tunnel has moved", running)
-
-
-def _first(group: BaseExceptionGroup[OSError]) -> OSError:
-    """One of the errors of ``group``; which does not matter."""
-    one: BaseException = group
-    while isinstance(one, BaseExceptionGroup):
-        one = one.exceptions[0]
-    assert isinstance(one, OSError)
-    return one

@@ -33,7 +33,7 @@ def blocks(language: str) -> dict[str, str]:
 
 
 SHOWN = {
-    "Tunnels": "2002:9d36:1:2::",
+    "What an address is": "2002:9d36:1:2::",
     "An IPv4-only service over IPv6": "<title>Directory listing for /</title>",
     "A sidecar": "ready",
     "A benchmark": 'portproxy_bytes_total{direction="down",rule="measured"} 2.68',
@@ -87,12 +87,28 @@ def test_a_probe_allows_more_than_health_takes(file: str, limit: str) -> None:
     assert int(seconds) >= 2 * TIMEOUT
 
 
-def test_the_configuration_example(portproxy: Shell) -> None:
-    ((_, text),) = blocks("toml").items()
-    (portproxy.directory / "example.toml").write_text(text)
+EXAMPLES = {
+    "Configuration": "web   v6tov4  *:8080",
+    "A configured tunnel": "he      v6v4tunnel",
+    "IPv4 across an IPv6 network": "four    v4v6tunnel",
+    "6to4": "site    6to4",
+    "ISATAP": "site    isatap",
+    "A host of an ISATAP site": "site    isatap",
+    "Automatic tunnelling": "auto    v4compat",
+}
+"""Heading -> what `check` prints of its example, among other things."""
+
+
+def test_every_configuration_has_its_test() -> None:
+    assert blocks("toml").keys() == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("heading", EXAMPLES)
+def test_a_configuration_example(portproxy: Shell, heading: str) -> None:
+    (portproxy.directory / "example.toml").write_text(blocks("toml")[heading])
     code, output, errors = portproxy("check", "-c", "example.toml")
     assert (code, errors) == (0, [])
-    assert "web   v6tov4  *:8080" in output
+    assert EXAMPLES[heading] in output
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)

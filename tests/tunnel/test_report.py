@@ -11,7 +11,7 @@ from portproxy.metrics import render
 from portproxy.model import Config
 from portproxy.reconcile import plan
 from portproxy.snapshot import Snapshot, TunnelState, TunnelStatus
-from portproxy.tunnel.model import AUTO, Tunnel, TunnelType
+from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelType
 from portproxy.tunnel.reasons import Dropped
 from portproxy.tunnel.report import show_text, status_text, tunnels_data
 
@@ -70,6 +70,58 @@ def test_no_tunnels(told: object) -> None:
     assert told(tunnels_data([])) == "no tunnels"
 
 
+def status_of(tunnel: Tunnel) -> TunnelStatus:
+    return TunnelStatus(tunnel, TunnelState.UP, "", "198.51.100.1", 1280, 0, 0, 0, 0, NONE)
+
+
+SITE = Tunnel(
+    *("site", TunnelType.SIXTOFOUR, "198.51.100.1", "", "tun-site"),
+    mtu=1280,
+    role=Role.ROUTER,
+    relay="relay.example",
+    advertise=("eth1",),
+)
+HOME = Tunnel("home", TunnelType.ISATAP, AUTO, "", "tun-home", mtu=1280, router=("isatap", "10.40.1.1"))
+COMPATIBLE = Tunnel("old", TunnelType.V4COMPAT, AUTO, "", "tun-old", mtu=1280, private=True)
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "row", "note"),
+    [
+        (
+            SITE,
+            'site 6to4 198.51.100.1 - role=router relay=relay.example advertise=["eth1"] interface=tun-site',
+            "site: 6to4 role=router relay=relay.example",
+        ),
+        (
+            HOME,
+            'home isatap auto - role=host router=["isatap", "10.40.1.1"] interface=tun-home',
+            'home: isatap role=host router=["isatap", "10.40.1.1"]',
+        ),
+        (COMPATIBLE, "old v4compat auto - private=true interface=tun-old", None),
+    ],
+)
+def test_what_an_automatic_tunnel_has_instead_of_a_remote_address(
+    tunnel: Tunnel, row: str, note: str | None
+) -> None:
+    data = tunnels_data([status_of(tunnel)])
+    _, shown = show_text(data).splitlines()
+    assert shown.split() == f"{row} mtu=1280 ttl=64".split()
+    _, does, *notes = status_text(data).splitlines()
+    assert does.split()[:5] == [tunnel.name, "up", "198.51.100.1", "-", "1280"]
+    assert notes == (["", note] if note else [])
+
+
+def test_the_settings_are_those_that_the_type_and_the_role_take() -> None:
+    site, home, old = (
+        one["settings"] for one in tunnels_data(map(status_of, (SITE, HOME, COMPATIBLE)))["tunnels"]
+    )
+    every = {"name", "type", "localaddress", "interface", "address", "route", "mtu", "ttl", "mss"}
+    assert site.keys() == every | {"role", "relay", "advertise", "private"}
+    assert home.keys() == every | {"role", "router"}
+    assert old.keys() == every | {"private"}
+
+
 def test_json_has_every_setting_and_the_reasons_that_occurred() -> None:
     (data,) = tunnels_data([UP])["tunnels"]
     assert data["dropped"] == {"source": 7, "ecn": 1}
@@ -84,7 +136,6 @@ def test_json_has_every_setting_and_the_reasons_that_occurred() -> None:
         "mtu": "1480",
         "ttl": "64",
         "mss": "off",
-        "encaplimit": "off",
     }
 
 
@@ -130,3 +181,4 @@ def test_a_plan_names_tunnels_and_what_changes() -> None:
     assert plan_lines(plan(Config(), Config(tunnels=(HE,)))) == [
         "start   tunnel he: v6v4tunnel auto -> 198.51.100.2"
     ]
+    assert plan_lines(plan(Config(), Config(tunnels=(SITE,)))) == ["start   tunnel site: 6to4 198.51.100.1"]

@@ -92,7 +92,7 @@ def test_addresses_are_held_as_the_kernel_writes_them() -> None:
         (FOUR + "mtu = 65496\n", "mtu = 65496: v4v6tunnel takes 68 to 65495"),
         (SIX + 'mtu = "big"\n', 'or "auto" to follow the path'),
         (SIX + 'mss = "on"\n', 'mss = "on": "clamp" or "off"'),
-        (SIX + "encaplimit = 4\n", "only IPv6 has that option, so v4v6tunnel alone takes it"),
+        (SIX + "encaplimit = 4\n", "encaplimit = 4: v6v4tunnel does not take it; v4v6tunnel does"),
         (SIX + 'address = ["192.0.2.1/24"]\n', "192.0.2.1/24: v6v4tunnel carries IPv6"),
         (SIX + 'address = ["2001:db8::1"]\n', "is no address with the length of its prefix"),
         (SIX + 'address = ["ff02::1/64"]\n', "is no address that an interface may have"),
