@@ -14,7 +14,7 @@ TOOLS := ip:iproute2 curl:curl nft:nftables zsh:zsh fish:fish groff:groff-base s
 # What the benchmark measures with, and the relays that it measures beside ours, likewise.
 LOAD := iperf3:iperf3 wrk:wrk sockperf:sockperf nginx:libnginx-mod-stream
 # And those of the tunnels: a kernel of its own, with its own tunnel drivers, and a dissector.
-PEERS := linux.uml:user-mode-linux modprobe:kmod tshark:tshark \
+PEERS := linux.uml:user-mode-linux modprobe:kmod tshark:tshark isatapd:isatapd radvd:radvd \
          haproxy:haproxy socat:socat 6tunnel:6tunnel rinetd:rinetd systemd-socket-activate:systemd
 FUZZ_EXAMPLES := 200000
 

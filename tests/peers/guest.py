@@ -17,6 +17,7 @@ from tests.package.namespaces import command
 from tests.peers import agent
 
 PEERS = Path(__file__).parent
+_TOP = PEERS.parents[1]
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _NODE = "node"
 """What the test's own network namespace is called, for those that want a name."""
@@ -90,3 +91,27 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], console: Path) -> N
     while agent.LISTENING not in (said := console.read_text(errors="replace")):
         assert process.poll() is None, said
         time.sleep(0.02)
+
+
+@contextmanager
+def serving(file: Path, tables: str, tunnels: int) -> Iterator[None]:
+    """``portproxy serve`` with ``tables``, ``tunnels`` in all, which are up and complain of nothing."""
+    file.write_text(tables)
+    arguments = ("-m", "portproxy", "serve", "--control", "off", "-c", file)
+    with subprocess.Popen(
+        [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, cwd=_TOP
+    ) as process:
+        assert process.stderr
+        said = ""
+        try:
+            while said.count("a tunnel is up") < tunnels:
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            yield
+        finally:
+            process.terminate()
+        said += process.stderr.read()
+    assert process.returncode == 0, said
+    assert "warn" not in said, said
+    assert "error" not in said, said

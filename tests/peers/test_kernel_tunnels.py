@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +20,8 @@ import pytest
 from portproxy.tunnel.packet import ipv4, ipv6
 from tests.package.namespaces import command, in_own_namespaces
 from tests.peers import agent
-from tests.peers.guest import WIRE, Guest, booted, hindrance
+from tests.peers.guest import WIRE, Guest, booted, hindrance, serving
 
-TOP = Path(__file__).parents[2]
 SIX, FOUR = "v6v4tunnel", "v4v6tunnel"
 SIZE = 4 << 20
 WIDE = 3200
@@ -200,33 +197,10 @@ def connected(directory: Path) -> Iterator[Guest]:
     near = ("198.51.100.1/24", "2001:db8::1/64")
     far = tuple(f"{link.outer[1]}/{24 if link.type == SIX else 64}" for link in LINKS)
     threading.Thread(target=agent.serve_echo, daemon=True).start()
-    with booted(directory, near, far) as guest, serving(directory / "portproxy.toml"):
+    tables = "".join(link.table for link in LINKS)
+    with booted(directory, near, far) as guest, serving(directory / "portproxy.toml", tables, len(LINKS)):
         guest.run("".join(link.script for link in LINKS))
         yield guest
-
-
-@contextmanager
-def serving(file: Path) -> Iterator[None]:
-    """``portproxy serve`` with our end of every one of LINKS, which has no reason to complain."""
-    file.write_text("".join(link.table for link in LINKS))
-    arguments = ("-m", "portproxy", "serve", "--control", "off", "-c", file)
-    with subprocess.Popen(
-        [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, cwd=TOP
-    ) as process:
-        assert process.stderr
-        said = ""
-        try:
-            while said.count("a tunnel is up") < len(LINKS):
-                line = process.stderr.readline()
-                assert line, said
-                said += line
-            yield
-        finally:
-            process.terminate()
-        said += process.stderr.read()
-    assert process.returncode == 0, said
-    assert "warn" not in said, said
-    assert "error" not in said, said
 
 
 def test_ping_both_ways_whole_and_in_fragments(tmp_path: Path) -> None:
