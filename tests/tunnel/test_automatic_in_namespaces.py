@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 
 from portproxy.tunnel.packet import ipv4, ipv6
+from portproxy.tunnel.packet.checksum import upper_layer
 from tests.package.namespaces import in_own_namespaces
 from tests.tunnel.lab import LINK, PATIENCE, Lab, Node, Relay, address, first, transfer
 
@@ -34,15 +38,21 @@ def on_link(node: Node, other: Node, own: str, others: str) -> None:
 
 def until(node: Node, device: str, wanted: str) -> None:
     """An address has come to ``device``."""
-    end = time.monotonic() + PATIENCE
-    while wanted not in node.addresses(device):
-        assert time.monotonic() < end, f"{node.addresses(device)} without {wanted}"
-        time.sleep(0.02)
+    until_prefix(node, device, wanted)
 
 
 def refused(relay: Relay, name: str) -> dict[str, int]:
     """What was dropped, but for what the kernel sends by itself to all on the link."""
     return {why: count for why, count in relay.dropped(name).items() if why != "multicast"}
+
+
+def until_prefix(node: Node, device: str, prefix: str) -> str:
+    """The address with ``prefix`` that has come to ``device``."""
+    end = time.monotonic() + PATIENCE
+    while not (found := [one for one in node.addresses(device) if one.startswith(prefix)]):
+        assert time.monotonic() < end, f"{node.addresses(device)} without {prefix}"
+        time.sleep(0.02)
+    return found[0]
 
 
 @in_own_namespaces
@@ -80,6 +90,28 @@ def test_a_6to4_host_reaches_the_native_network_through_a_relay() -> None:
         a.ping(address(6, 31, 2))
         native.ping(six_to_four(f"{SITE}1"))
         assert (refused(serving, "six"), refused(relaying, "out")) == ({}, {})
+
+
+@in_own_namespaces
+def test_a_6to4_router_advertises_its_site() -> None:
+    """RFC 3056, 5.1: a host inside, which knows nothing of tunnels, is reached from another site."""
+    with Lab("inside", "router", "far") as lab:
+        inside, router, far = lab["inside"], lab["router"], lab["far"]
+        inside.link(router, address(4, LINK, 1), address(4, LINK, 2))
+        router.link(far, f"{SITE}1", f"{SITE}2")
+        router.forward()
+        (relay, _) = lab.serve(
+            (router, table("site", "6to4", localaddress=f"{SITE}1", role="router", advertise=["to-inside"])),
+            (far, table("six", "6to4", localaddress=f"{SITE}2")),
+        )
+        own = until_prefix(inside, "to-router", "2002:c633:6401:1:")
+        inside.ping(six_to_four(f"{SITE}2"))
+        far.ping(own)
+        transfer(inside, far, six_to_four(f"{SITE}2"), 1 << 20, 1 << 20)
+        assert refused(relay, "site") == {}
+        relay.end(signal.SIGTERM)
+        assert "deprecated" in inside.ip("-6", "address", "show", "dev", "to-router", "scope", "global")
+        assert "default" not in inside.ip("-6", "route")
 
 
 @in_own_namespaces
@@ -218,3 +250,51 @@ def test_several_tunnels_share_an_address() -> None:
         c.ping(six_to_four(f"{SITE}1"))
         b.ping("2001:db8:5::1")
         assert (refused(relay, "tun"), refused(relay, "six")) == ({}, {})
+
+
+VICTIM, NATIVE = "203.0.113.2", "2001:db8:9::1"
+ATTACKS = {
+    "reflection: a source in the victim's site (RFC 3964, 4.1.1)": (six_to_four(VICTIM), NATIVE),
+    "laundering: from 6to4 to 6to4 by way of the relay (RFC 3964, 4.2.5)": (
+        six_to_four(f"{SITE}1"), six_to_four(VICTIM),
+    ),
+    "laundering: from nowhere to nowhere": (NATIVE, "2001:db8:9::2"),
+    "a source in the relay's own site": (six_to_four(f"{SITE}2"), NATIVE),
+    "a loop by ISATAP (RFC 6324, 2)": (six_to_four(f"{SITE}1"), f"2001:db8:8::200:5efe:{SITE}2"),
+    "a loop by Teredo": (six_to_four(f"{SITE}1"), "2001:0:c633:6402::1"),
+    "a loop by automatic tunnelling": (six_to_four(f"{SITE}1"), f"::{SITE}2"),
+    "private, inside": ("2002:0a00:0001::1", NATIVE),
+    "multicast, inside": (six_to_four(f"{SITE}1"), "ff0e::1"),
+}  # fmt: skip
+
+
+@in_own_namespaces
+def test_an_attacker_gets_nothing_out_of_a_relay() -> None:
+    """Not a packet leaves for what comes in, every one is counted, and who is honest is served meanwhile."""
+    with Lab("attacker", "relay", "victim") as lab:
+        attacker, relay, victim = lab["attacker"], lab["relay"], lab["victim"]
+        attacker.link(relay, f"{SITE}1", f"{SITE}2")
+        relay.link(victim, "203.0.113.1", VICTIM)
+        relay.ip("address", "add", f"{NATIVE}/64", "dev", "to-victim")
+        relay.forward()
+        out = table("out", "6to4", localaddress=f"{SITE}2", role="relay")
+        isa = table("isa", "isatap", localaddress=f"{SITE}2", role="router", prefix=["2001:db8:7::/64"])
+        (relaying,) = lab.serve((relay, out + isa))
+        wires = [attacker.capture("to-relay", 4), victim.capture("to-relay", 4)]
+        with attacker.socket(socket.AF_INET, socket.SOCK_RAW, 41) as sock:
+            for source, destination in ATTACKS.values():
+                forged = ipv6.build(ip_address(source).packed, ip_address(destination).packed, 17, bytes(8))
+                sock.sendto(forged, (f"{SITE}2", 0))
+            own, far = (ip_address(six_to_four(f"{SITE}{host}")).packed for host in (1, 2))
+            echo = ipv6.build(own, far, 58, b"\x80\0" + bytes(6))
+            sum_ = upper_layer(echo[8:24], echo[24:40], 58, echo[40:])
+            sock.sendto(echo[:42] + sum_.to_bytes(2) + echo[44:], (f"{SITE}2", 0))
+        answer = first(wires[0], lambda packet: packet[9] == 41)
+        assert answer[60] == 129, "the first packet that comes back is what an honest one asked for"
+        assert sum(refused(relaying, "out").values()) == len(ATTACKS)
+        assert refused(relaying, "isa") == {}
+        for wire in wires:
+            wire.setblocking(False)
+            with wire, suppress(BlockingIOError):
+                while True:
+                    assert wire.recv(1 << 16)[9] not in (1, 41)
