@@ -72,7 +72,7 @@ def test_two_6to4_hosts() -> None:
         ]
         assert outer[6] & 0x40 == 0, "RFC 3056, 4: DF is not set"
         b.ping(six_to_four(f"{SITE}1"), "-s", "3000")
-        transfer(a, b, six_to_four(f"{SITE}2"), LARGE, LARGE)
+        transfer(a, b, six_to_four(f"{SITE}2"), 1 << 20, 1 << 20)
 
 
 @in_own_namespaces
@@ -203,7 +203,7 @@ def test_two_sites() -> None:
             ]
             assert (inner.source, inner.destination) == (ip_address(OURS).packed, ip_address(THEIRS).packed)
         b.ping(OURS, "-s", "3000")
-        transfer(a, b, THEIRS, LARGE, LARGE)
+        transfer(a, b, THEIRS, LARGE, 1 << 20)
         assert [refused(relay, "isa") for relay in relays] == [{}] * 4
 
 

@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from ipaddress import IPv6Address, IPv6Interface
 from random import Random
@@ -58,11 +58,16 @@ def solicit(node: Node, device: str, to: str = ALL_ROUTERS, hop_limit: int = 255
 
 
 class Listening(Advertiser):
-    """One that tells what it was asked, and whether it answers."""
+    """One that tells what it was asked, and whether it answers; and how often it began."""
 
     def __init__(self) -> None:
         super().__init__([prefix(OLD)], mtu=MTU, random=Random(1))
         self.heard: list[tuple[bytes, bool]] = []
+        self.begun = 0
+
+    def begin(self, link_local: bytes, link_layer: bytes | None, now: float) -> Sequence[bytes]:
+        self.begun += 1
+        return super().begin(link_local, link_layer, now)
 
     def solicited(self, packet: bytes, now: float) -> bool:
         answered = super().solicited(packet, now)
@@ -201,12 +206,19 @@ def test_what_is_on_the_wire() -> None:
 
 async def _look_at_the_wire(site: Site) -> None:
     (link,) = json.loads(site.router.ip("-json", "link", "show", "to-host"))
-    with site.host.capture("to-router", 6) as sock:
+    await site.until(partial(has_link_local, site.router, "to-host"), site.router)
+    own_address = link_local(site.router, "to-host")
+    # The kernel would take this one, which is newer.
+    site.router.ip("address", "add", "fe80::ffff:ffff:ffff:ffff/64", "dev", "to-host")
+    with (
+        site.host.capture("to-router", 6) as sock,
+        site.router.socket(socket.AF_INET6, socket.SOCK_RAW, icmpv6.PROTOCOL) as looped,
+    ):
 
         async def act() -> None:
             packet = await heard(sock, is_advertisement)
             header = ipv6.parse(packet)
-            assert str(IPv6Address(header.source)) == link_local(site.router, "to-host")
+            assert str(IPv6Address(header.source)) == own_address
             assert header.destination == IPv6Address("ff02::1").packed
             assert header.hop_limit == 255
             mac = SourceLinkLayerAddress(bytes.fromhex(link["address"].replace(":", "")))
@@ -216,6 +228,11 @@ async def _look_at_the_wire(site: Site) -> None:
         await _during(site.lan(), site, act)
         for _ in range(3):
             assert advertisement(await heard(sock, is_advertisement)).lifetime == 0
+        # To this host it is nothing.
+        looped.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                assert looped.recv(1 << 16)[0] != 134
 
 
 @in_own_namespaces
@@ -271,7 +288,7 @@ async def _wait_for_address(site: Site) -> None:
         await _during(lan, site, act)
 
 
-@pytest.mark.parametrize("how", ["down and up", "made anew"])
+@pytest.mark.parametrize("how", ["unplugged", "down and up", "made anew"])
 @in_own_namespaces
 def test_an_interface_comes_back(how: str) -> None:
     with _site() as site:
@@ -287,6 +304,11 @@ async def _come_back(site: Site, how: str) -> None:
         if how == "made anew":
             site.router.ip("link", "del", "to-host")
             site.wire()
+        elif how == "unplugged":
+            site.host.ip("link", "set", "to-router", "down")
+            await site.until(lambda: "state UP" not in site.router.ip("link", "show", "to-host"), site.router)
+            await trio.testing.wait_all_tasks_blocked()
+            site.host.ip("link", "set", "to-router", "up")
         else:
             # With the interface go all of its addresses and routes, on both sides.
             site.host.ip("link", "set", "to-router", "down")
@@ -294,7 +316,7 @@ async def _come_back(site: Site, how: str) -> None:
             site.router.ip("link", "set", "to-host", "up")
             assert str(own(OLD).ip) not in site.router.addresses("to-host")
             site.host.ip("link", "set", "to-router", "up")
-        await site.until(site.configured)
+        await site.until(lambda: site.configured() and site.advertiser.begun > 1)
         await site.until(lambda: str(own(OLD).ip) in site.router.addresses("to-host"), site.router)
         site.host.ping(str(own(OLD).ip))
         # What is for all routers still arrives.
