@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from ipaddress import IPv6Interface
 from random import Random
 
@@ -33,17 +32,15 @@ async def advertise(
 async def _advertise_on(
     interface: str, network: bytes, mtu: int, on_error: Callable[[str, OSError], None]
 ) -> None:
-    complain = partial(on_error, f"advertise on {interface}")
+    said: int | None = None
     while True:
         try:
-            lan = Lan(interface, on_error)
-        except OSError as error:
-            complain(error)
-        else:
-            try:
-                await _be_router(lan, network, mtu)
-            except* OSError as group:
-                complain(first(group))
+            await _be_router(Lan(interface, on_error), network, mtu)
+        except* OSError as group:
+            error = first(group)
+            if error.errno != said:  # once for every one in a row
+                on_error(f"advertise on {interface}", error)
+            said = error.errno
         await trio.sleep(_RETRY)
 
 

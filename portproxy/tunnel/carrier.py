@@ -7,8 +7,10 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 
 import trio
 
@@ -61,13 +63,10 @@ class Protocol41Sender:
 
     def send(self, packets: Sequence[SendWire]) -> list[OSError]:
         lost: list[OSError] = []
-        for packet in packets:
-            if packet.dont_fragment is not self._dont_fragment:
-                self._fragment(packet.dont_fragment)
-            try:
-                _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS, connected=self._connected)
-            except OSError as error:
-                lost.append(error)
+        for dont, alike in groupby(packets, attrgetter("dont_fragment")):
+            if dont is not self._dont_fragment:
+                self._fragment(dont)
+            lost += _send_all(self._sock, alike, socket.IPPROTO_IP, socket.IP_TOS, connected=self._connected)
         return lost
 
     def _fragment(self, dont: bool) -> None:
@@ -97,13 +96,7 @@ class Protocol4Sender:
         self._sock.close()
 
     def send(self, packets: Sequence[SendWire]) -> list[OSError]:
-        lost: list[OSError] = []
-        for packet in packets:
-            try:
-                _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
-            except OSError as error:
-                lost.append(error)
-        return lost
+        return _send_all(self._sock, packets, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
 
 
 class _RawReceiver:
@@ -204,7 +197,7 @@ def _closed_on_error(sock: socket.socket) -> Iterator[None]:
 def _only_send(sock: socket.socket, local: str, remote: str | None) -> None:
     """Bind and connect ``sock``, whose packets are the receiver's. Raises OSError."""
     code = ctypes.create_string_buffer(_NOTHING)
-    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(code))
+    program = struct.pack("HP", 1, ctypes.addressof(code))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
     sock.bind((local, 0))
     if remote:
@@ -215,6 +208,19 @@ def _only_empty(error: OSError, packets: Sequence[object]) -> None:
     """Raise ``error``, if it says more than that there is no packet, and none came before it."""
     if error.errno != errno.EAGAIN and not packets:
         raise error
+
+
+def _send_all(
+    sock: socket.socket, packets: Iterable[SendWire], level: int, tos: int, *, connected: bool
+) -> list[OSError]:
+    """Why some were not sent, an error for each."""
+    lost: list[OSError] = []
+    for packet in packets:
+        try:
+            _send(sock, packet, level, tos, connected=connected)
+        except OSError as error:
+            lost.append(error)
+    return lost
 
 
 def _send(sock: socket.socket, packet: SendWire, level: int, tos: int, *, connected: bool) -> None:

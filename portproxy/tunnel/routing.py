@@ -71,7 +71,10 @@ def look_around() -> Here:
 
 def forwards() -> bool:
     """Whether this host forwards IPv6 packets (ip-sysctl, net.ipv6.conf.all.forwarding)."""
-    return Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text().strip() != "0"
+    try:
+        return Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text().strip() != "0"
+    except FileNotFoundError:  # a kernel without IPv6
+        return False
 
 
 def _first_hop(family: int, remote: str, local: str) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv6Interface, IPv6Network
+from threading import Lock
 
 import trio
 
@@ -78,6 +80,7 @@ class RunningTunnel:
         self._endpoint: Endpoint | None = None
         self._learned = Configure((), ())
         self._learned_as: object = None
+        self._arranging = Lock()
         self._names = Names(names_of(spec), self._know_routers, on_problem)
         self._sender: Sender | None = None
         self._sending: Sender | None = None
@@ -87,7 +90,6 @@ class RunningTunnel:
         _check_forwarding(spec)
         remove_left_behind(spec.interface)
         self._device = Device(spec.interface, spec.type.inner)
-        self._device.configure = self._learn
         try:
             self._device.interface.take()
             self.way = _find_way(spec)
@@ -149,6 +151,7 @@ class RunningTunnel:
         sender, mode = self._sender, self._mode
         self._sending = sender
         assert sender
+        self._device.configure = partial(self._learn, mode)
         endpoint = self._endpoint = Endpoint(self._device, mode, sender, self.traffic, self._on_error)
         self.know(self._here)
         self._know_routers(self._names.addresses)
@@ -231,12 +234,18 @@ class RunningTunnel:
         if made and made is not self._sending:  # nobody has taken it up
             made.close()
 
-    def _learn(self, wanted: Configure) -> None:
+    def _learn(self, mode: ConfiguredMode | AutomaticMode, wanted: Configure) -> None:
         """Raises OSError."""
-        self._learned = wanted
-        self._arrange(self.spec)
+        if mode is self._mode:  # else a change in another thread has made its successor, which asks anew
+            self._learned = wanted
+            self._arrange(self.spec)
 
     def _arrange(self, spec: Tunnel) -> None:
+        """Raises OSError."""
+        with self._arranging:  # both a change in its thread and what routers say want it
+            self._arrange_alone(spec)
+
+    def _arrange_alone(self, spec: Tunnel) -> None:
         """Give the interface what ``spec`` and its routers say and take what it has beside that."""
         interface, said = self._device.interface, self._learned
         learned = [(IPv6Interface((address, length)), old) for address, length, old in said.addresses]

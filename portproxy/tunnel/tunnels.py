@@ -99,7 +99,7 @@ class Tunnels:
         self._wanted[name] = tunnel
 
         def on_error(what: str, error: OSError) -> None:
-            self._log.warning("a tunnel's packet was lost", tunnel=name, doing=what, error=error.strerror)
+            self._log.warning("the kernel refused a tunnel", tunnel=name, doing=what, error=error.strerror)
 
         def on_problem(problem: str) -> None:
             self._log.warning("a tunnel's routers were not found", tunnel=name, error=problem)

@@ -115,6 +115,20 @@ def test_a_6to4_router_advertises_its_site() -> None:
 
 
 @in_own_namespaces
+def test_an_inside_interface_that_is_not_there_is_said_and_waited_for() -> None:
+    with Lab("router", "inside") as lab:
+        router = lab["router"]
+        router.ip("address", "add", f"{SITE}1", "dev", "lo")
+        router.forward()
+        here = table("site", "6to4", localaddress=f"{SITE}1", role="router", advertise=["to-inside"])
+        (relay,) = lab.serve((router, here))
+        router.link(lab["inside"], address(4, LINK, 2), address(4, LINK, 1))
+        until_prefix(lab["inside"], "to-router", "2002:c633:6401:1:")
+        _, said = relay.end(signal.SIGTERM)
+        assert said.count("advertise on to-inside") == 1, said
+
+
+@in_own_namespaces
 def test_an_isatap_host_is_configured_by_its_router() -> None:
     """Tables 2 and 3: it asks all routers of the link, and what it is told is its own."""
     prefix = "2001:db8:7::"

@@ -204,6 +204,18 @@ def test_renumbering() -> None:
     assert [one[0] for one in prefixes(told(effect)[1])] == [ON_LINK[0], NEW[0]]
 
 
+def test_however_often_it_is_renumbered_an_advertisement_fits() -> None:
+    """The prefixes that were left last are those that hosts may not have heard of."""
+    mode = router()
+    ask(mode)
+    for number in range(100):
+        (effect,) = mode.renumber([(ip(f"2001:db8:8:{number:x}::"), 64)], float(number))
+        assert isinstance(effect, SendWire)
+        assert len(effect.data) <= 1280
+    listed = [one[0] for one in prefixes(told(effect)[1])]
+    assert listed == [ip(f"2001:db8:8:{number:x}::") for number in (99, *range(83, 99))]
+
+
 def test_another_goes_on_in_its_place() -> None:
     """Whoever changes more than the prefixes makes another router."""
     mode = router()

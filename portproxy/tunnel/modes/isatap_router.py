@@ -27,6 +27,8 @@ _FORMER = 7200
 """How long a prefix is valid that is no more advertised: hosts go by nothing less (RFC 4862, 5.5.3 (e))."""
 
 _HOP_LIMIT = 64
+_MOST_FORMER = 16
+"""More would not fit into the smallest MTU together with the others; hosts have been told of them before."""
 _MOST = 1024
 """Hosts to tell of a change: as many neighbours as Linux keeps."""
 
@@ -79,7 +81,8 @@ class IsatapRouter(Isatap):
 
     def _replace(self, former: Iterable[Prefix], now: float) -> Sequence[Effect]:
         ends = self._former | dict.fromkeys(former, now + min(_FORMER, self._valid))
-        self._former = {one: end for one, end in ends.items() if end > now and one not in self.prefixes}
+        kept = [(one, end) for one, end in ends.items() if end > now and one not in self.prefixes]
+        self._former = dict(kept[-_MOST_FORMER:])
         self._renew(now)
         return self._tell_all(now)
 
