@@ -17,38 +17,94 @@ _RETRY = 10.0
 """Seconds until an interface is tried again that is not there, or cannot be had."""
 
 
-async def advertise(
-    local: str, interfaces: tuple[str, ...], mtu: int, on_error: Callable[[str, OSError], None]
-) -> None:
-    """Be the router of the site of ``local`` on each of ``interfaces``, the first of which is subnet 1, until
-    cancelled; then tell its hosts. ``mtu`` is the tunnel's, in bytes. ``on_error`` hears of what the kernel
-    refuses."""
-    async with trio.open_nursery() as nursery:
+class Site:
+    """The hosts behind a 6to4 router. ``on_error`` hears of what the kernel refuses."""
+
+    def __init__(self, on_error: Callable[[str, OSError], None]) -> None:
+        self._on_error = on_error
+        self._subnets: dict[str, _Subnet] = {}
+        self._nursery: trio.Nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be their router until cancelled; then tell them that it is none."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def arrange(self, local: str, interfaces: tuple[str, ...], mtu: int) -> None:
+        """Be the router of the site of ``local`` on each of ``interfaces`` and no others; the first is subnet
+        1. ``mtu`` is the tunnel's, in bytes. Hosts hear of what has changed."""
+        for interface in self._subnets.keys() - set(interfaces):
+            self._subnets.pop(interface).running.cancel()
         for number, interface in enumerate(interfaces, 1):
             network = SIX_TO_FOUR + packed(local) + number.to_bytes(2)
-            nursery.start_soon(_advertise_on, interface, network, mtu, on_error)
+            if interface in self._subnets:
+                self._subnets[interface].renumber(network, mtu)
+            else:
+                subnet = self._subnets[interface] = _Subnet(interface, network, mtu, self._on_error)
+                self._nursery.start_soon(subnet.run)
 
 
-async def _advertise_on(
-    interface: str, network: bytes, mtu: int, on_error: Callable[[str, OSError], None]
-) -> None:
-    said: int | None = None
-    while True:
+class _Subnet:
+    """The hosts on ``interface``, whose prefix of 64 bits is ``network``, as 8 bytes."""
+
+    def __init__(
+        self, interface: str, network: bytes, mtu: int, on_error: Callable[[str, OSError], None]
+    ) -> None:
+        self.running = trio.CancelScope()
+        self._interface = interface
+        self._network, self._mtu = network, mtu
+        self._on_error = on_error
+        self._renumbered = trio.Event()
+
+    def renumber(self, network: bytes, mtu: int) -> None:
+        if (network, mtu) != (self._network, self._mtu):
+            self._network, self._mtu = network, mtu
+            self._renumbered.set()
+
+    async def run(self) -> None:
+        said: int | None = None
+        with self.running:
+            while True:
+                try:
+                    await self._be_router(Lan(self._interface, self._on_error))
+                except* OSError as group:
+                    error = first(group)
+                    if error.errno != said:  # once for every one in a row
+                        self._on_error(f"advertise on {self._interface}", error)
+                    said = error.errno
+                await trio.sleep(_RETRY)
+
+    async def _be_router(self, lan: Lan) -> None:
+        network = self._network
         try:
-            await _be_router(Lan(interface, on_error), network, mtu)
-        except* OSError as group:
-            error = first(group)
-            if error.errno != said:  # once for every one in a row
-                on_error(f"advertise on {interface}", error)
-            said = error.errno
-        await trio.sleep(_RETRY)
+            await trio.to_thread.run_sync(lan.add_addresses, _own(network))
+            advertiser = Advertiser(_prefixes(network), mtu=self._mtu, random=Random())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lan.run, advertiser)
+                while True:
+                    network = await self._follow(lan, advertiser, network)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(lan.close)
+
+    async def _follow(self, lan: Lan, advertiser: Advertiser, old: bytes) -> bytes:
+        """Wait for another prefix, or another MTU, and tell; the prefix."""
+        await self._renumbered.wait()
+        self._renumbered = trio.Event()
+        network = self._network
+        if network != old:
+            # The new one first: hosts that hear of it may send to it at once.
+            await trio.to_thread.run_sync(lan.add_addresses, _own(network))
+            await trio.to_thread.run_sync(lan.remove_addresses, _own(old))
+        lan.send(advertiser.renumber(_prefixes(network), self._mtu, trio.current_time()))
+        return network
 
 
-async def _be_router(lan: Lan, network: bytes, mtu: int) -> None:
-    own = IPv6Interface((network + bytes(7) + b"\x01", 64))
-    try:
-        await trio.to_thread.run_sync(lan.add_addresses, (own,))
-        await lan.run(Advertiser(((network + bytes(8), 64),), mtu=mtu, random=Random()))
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lan.close)
+def _own(network: bytes) -> tuple[IPv6Interface]:
+    """The router's address there, the first."""
+    return (IPv6Interface((network + bytes(7) + b"\x01", 64)),)
+
+
+def _prefixes(network: bytes) -> tuple[tuple[bytes, int]]:
+    return ((network + bytes(8), 64),)

@@ -19,11 +19,11 @@ OWNER = "portproxy"
 """The interface's alias, by which one that was left behind is known (ip-link(8), alias)."""
 
 _NO_DAD = 0x02
-"""IFA_F_NODAD: nobody else is on the link, and a tentative address answers nobody for a second."""
+"""IFA_F_NODAD: nobody else is in the tunnel, and a tentative address answers nobody for a second."""
 _FOR_EVER = 0xFFFFFFFF
 """INFINITY_LIFE_TIME, in seconds."""
 _LAST_RESORT = 1 << 16
-"""A metric behind those that anybody else sets."""
+"""A metric behind those that anybody else sets; the interface's index is added, for there may be several."""
 _GENERATE_NONE = 1
 """IN6_ADDR_GEN_MODE_NONE: a link-local address made up by the kernel is not the tunnel's (RFC 4213, 3.7)."""
 _IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -31,15 +31,17 @@ _IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 
 
 class Interface:
-    """The interface ``name``, which exists and carries this IP version. Its methods raise OSError with the
-    kernel's errno.
+    """The interface ``name``, which exists and carries this IP version. Where others are on its link, it is
+    ``shared``: an address is not used before it is known to be nobody else's (RFC 4862, 5.4). Its methods
+    raise OSError with the kernel's errno.
 
     ``addresses`` and ``routes`` are what it was given and has not been relieved of; ``deprecated`` are those
     addresses that no new connection is to begin from (RFC 4862, 5.5.4).
     """
 
-    def __init__(self, name: str, carries: int) -> None:
+    def __init__(self, name: str, carries: int, *, shared: bool = False) -> None:
         self._carries = carries
+        self._shared = shared
         self._index = socket.if_nametoindex(name)
         self.addresses: tuple[Address, ...] = ()
         self.deprecated: frozenset[Address] = frozenset()
@@ -97,7 +99,7 @@ class Interface:
 
     def _address(self, command: str, one: Address, **settings: object) -> None:
         family = socket.AF_INET if one.version == 4 else socket.AF_INET6
-        if one.version == 6:
+        if one.version == 6 and not self._shared:
             settings |= {"flags": _NO_DAD}
         if "preferred_lft" in settings:
             settings |= {"valid_lft": _FOR_EVER}
@@ -116,7 +118,7 @@ class Interface:
         settings: dict[str, object] = {"gateway": str(route.via)} if route.via else {}
         if not route.prefix.prefixlen:
             # A tunnel's default route is there for want of another (RFC 3964, 5).
-            settings |= {"priority": _LAST_RESORT}
+            settings |= {"priority": _LAST_RESORT + self._index}
         _do("route", command, family=family, dst=str(route.prefix), oif=self._index, **settings)
 
 

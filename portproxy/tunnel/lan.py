@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,8 @@ _ADDRESSES = "/proc/net/if_inet6"
 """proc(5): address, index, prefix length, scope, flags, name; all numbers in hexadecimal."""
 _LINK = 0x20
 """The scope there (linux/ipv6.h, IPV6_ADDR_LINKLOCAL)."""
-_NOT_OURS = 0x40 | 0x08
+_DUPLICATE = 0x08
+_NOT_OURS = 0x40 | _DUPLICATE
 """IFA_F_TENTATIVE and IFA_F_DADFAILED: not yet, and never (RFC 4862, 5.4)."""
 
 
@@ -71,6 +73,7 @@ class Lan:
         self._on_error = on_error
         self._addresses: tuple[Address, ...] = ()
         self._arranging = threading.Lock()
+        self._duplicates: frozenset[bytes] = frozenset()
         self._source: _Source | None = None
         self._timer = trio.CancelScope()
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
@@ -209,6 +212,7 @@ class Lan:
         present = _addresses_of(self.interface)
         source = self._find_source(present)
         lost = [one for one in self._addresses if one.ip.packed not in {address for address, _, _ in present}]
+        self._report({address for address, _, flags in present if flags & _DUPLICATE})
         if not source or (source == self._source and not lost):
             self._source = source
             return
@@ -219,6 +223,14 @@ class Lan:
                 self._on_error(f"be a router on {self.interface}", error)
         self._source = source
         self.send(advertiser.begin(source.link_local, source.link_layer, trio.current_time()))
+
+    def _report(self, duplicates: Collection[bytes]) -> None:
+        """Somebody else on the link has an address of ours, and goes on to have it."""
+        own = frozenset(one.ip.packed for one in self._addresses).intersection(duplicates)
+        for one in own - self._duplicates:
+            what = f"use {socket.inet_ntop(socket.AF_INET6, one)} on {self.interface}"
+            self._on_error(what, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+        self._duplicates = own
 
     def _find_source(self, present: Sequence[tuple[bytes, int, int]]) -> _Source | None:
         """None while there is none: the interface is down or gone, or still making sure of its address."""
@@ -242,7 +254,7 @@ class Lan:
 
     def _device(self) -> Interface:
         self._index()  # which says why, unlike if_nametoindex(3)
-        return Interface(self.interface, 6)
+        return Interface(self.interface, 6, shared=True)
 
     def _index(self) -> int:
         (index,) = _INT.unpack_from(self._ask(_SIOCGIFINDEX))

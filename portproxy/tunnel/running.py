@@ -11,7 +11,7 @@ from threading import Lock
 
 import trio
 
-from portproxy.tunnel.advertising import advertise
+from portproxy.tunnel.advertising import Site
 from portproxy.tunnel.device import NODE, Tun
 from portproxy.tunnel.effects import Configure
 from portproxy.tunnel.endpoint import Endpoint
@@ -82,6 +82,7 @@ class RunningTunnel:
         self._learned_as: object = None
         self._arranging = Lock()
         self._names = Names(names_of(spec), self._know_routers, on_problem)
+        self._site = Site(on_error)
         self._sender: Sender | None = None
         self._sending: Sender | None = None
         self._receptions: Receptions
@@ -132,9 +133,11 @@ class RunningTunnel:
         Raises OSError when the kernel takes the interface or the address away.
         """
         try:
-            while True:
-                await self._carry()
-                self._receive()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._site.run)
+                while True:
+                    await self._carry()
+                    self._receive()
         finally:
             self._close()
             self.gone.set()
@@ -155,23 +158,19 @@ class RunningTunnel:
         endpoint = self._endpoint = Endpoint(self._device, mode, sender, self.traffic, self._on_error)
         self.know(self._here)
         self._know_routers(self._names.addresses)
+        self._site.arrange(self.way.local, self.spec.advertise, mode.mtu)
         self._reception.join(endpoint, _RANKS[self.spec.type])
         try:
             with trio.CancelScope() as self._changed:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._names.run)
                     nursery.start_soon(endpoint.run)
-                    nursery.start_soon(self._advertise)
         finally:
             self._reception.leave(endpoint)
             if isinstance(mode, IsatapRouter):
                 self._say_farewell(mode, endpoint)
         if sender is not self._sender:
             sender.close()
-
-    async def _advertise(self) -> None:
-        spec = self.spec
-        await advertise(self.way.local, spec.advertise, self._mode.mtu, self._on_error)
 
     def _know_routers(self, literals: tuple[str, ...]) -> None:
         assert self._endpoint

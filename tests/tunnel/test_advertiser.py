@@ -129,7 +129,7 @@ def test_nothing_is_sent_before_the_interface_is_ready() -> None:
     one = advertiser()
     assert (one.next_deadline(), one.tick(9.0), one.retire(9.0)) == (math.inf, (), ())
     assert not one.solicited(SOLICITATION, 9.0)
-    assert one.renumber([NEW], 9.0) == ()
+    assert one.renumber([NEW], MTU, 9.0) == ()
     assert one.next_deadline() == math.inf
     (packet,) = one.begin(ROUTER, MAC, 10.0)
     assert prefixes(read(packet))[NEW] == (5400, 2700)
@@ -228,7 +228,7 @@ def test_whatever_arrives_is_survived(noise: bytes, at: int, octet: int) -> None
 
 def test_renumbering() -> None:
     one = begun()
-    (packet,) = one.renumber([NEW], 100.0)
+    (packet,) = one.renumber([NEW], MTU, 100.0)
     assert prefixes(read(packet)) == {NEW: (5400, 2700), OLD: (5400, 0)}
     assert read(packet).lifetime == 1800
     # Soon a second time and a third, as at first; what is deprecated stays so for no longer.
@@ -246,33 +246,33 @@ def test_renumbering() -> None:
 
 def test_what_is_valid_for_longer_lasts_two_hours() -> None:
     one = begun(valid=86400)
-    (packet,) = one.renumber([NEW], 100.0)
+    (packet,) = one.renumber([NEW], MTU, 100.0)
     assert prefixes(read(packet)) == {NEW: (86400, 2700), OLD: (7200, 0)}
 
 
 def test_renumbering_to_the_same_is_nothing() -> None:
     one = begun()
     due = one.next_deadline()
-    assert one.renumber([OLD], 5.0) == ()
+    assert one.renumber([OLD], MTU, 5.0) == ()
     assert one.next_deadline() == due
 
 
 def test_renumbering_waits_where_something_was_just_sent() -> None:
     one = begun()
-    assert one.renumber([NEW], 1.0) == ()
+    assert one.renumber([NEW], MTU, 1.0) == ()
     when, message = next_one(one)
     assert (when, prefixes(message)) == (3, {NEW: (5400, 2700), OLD: (5398, 0)})
 
 
 def test_renumbering_back_and_forth() -> None:
     one = begun()
-    one.renumber([NEW], 100.0)
-    (packet,) = one.renumber([OLD], 1100.0)
+    one.renumber([NEW], MTU, 100.0)
+    (packet,) = one.renumber([OLD], MTU, 1100.0)
     assert prefixes(read(packet)) == {OLD: (5400, 2700), NEW: (5400, 0)}
     # From when it was given up for the last time.
-    (packet,) = one.renumber([THIRD], 2100.0)
+    (packet,) = one.renumber([THIRD], MTU, 2100.0)
     assert prefixes(read(packet)) == {THIRD: (5400, 2700), NEW: (4400, 0), OLD: (5400, 0)}
-    (packet,) = one.renumber([], 3100.0)
+    (packet,) = one.renumber([], MTU, 3100.0)
     assert prefixes(read(packet)) == {NEW: (3400, 0), OLD: (4400, 0), THIRD: (5400, 0)}
     assert read(packet).lifetime == 0
 
@@ -281,21 +281,21 @@ def test_an_address_that_never_stays() -> None:
     """However many prefixes there were, the latest are told of, in a packet that every link takes."""
     one, sites = begun(), [(ip(f"2002:cb00:71{number:02x}:1::"), 64) for number in range(100)]
     for number, prefix in enumerate(sites):
-        (packet,) = one.renumber([prefix], 100.0 + 5 * number)
+        (packet,) = one.renumber([prefix], MTU, 100.0 + 5 * number)
     assert len(packet) <= 1280
     assert list(prefixes(read(packet))) == [sites[99], *sites[83:99]]
 
 
 def test_retiring() -> None:
     one = begun()
-    one.renumber([NEW], 100.0)
+    one.renumber([NEW], MTU, 100.0)
     packets = one.retire(1100.0)
     assert len(packets) == 3
     for packet in packets:
         assert (read(packet).lifetime, read(packet).preference) == (0, Preference.MEDIUM)
         assert prefixes(read(packet)) == {OLD: (4400, 0), NEW: (5400, 0)}
     assert one.next_deadline() == math.inf
-    assert (one.tick(9999.0), one.retire(9999.0), one.renumber([OLD], 9999.0)) == ((), (), ())
+    assert (one.tick(9999.0), one.retire(9999.0), one.renumber([OLD], MTU, 9999.0)) == ((), (), ())
     assert not one.solicited(SOLICITATION, 9999.0)
 
 
@@ -325,7 +325,7 @@ def course(one: Advertiser, asks: list[float], changes: dict[float, Prefix], end
         while (due := one.next_deadline()) < event:
             keep(due, one.tick(due))
         if event in changes:
-            keep(event, one.renumber([changes[event]], event))
+            keep(event, one.renumber([changes[event]], MTU, event))
         if event in asks:
             asked.append(event)
             assert one.solicited(SOLICITATION, event)

@@ -187,7 +187,7 @@ async def _tell(site: Site) -> None:
         site.host.ping(str(own(OLD).ip))
 
         lan.add_addresses([own(NEW)])
-        lan.send(advertiser.renumber([prefix(NEW)], trio.current_time()))
+        lan.send(advertiser.renumber([prefix(NEW)], MTU, trio.current_time()))
         await site.until(lambda: site.addresses() == {OLD: True, NEW: False})
         site.host.ping(str(own(NEW).ip))
         lan.remove_addresses([own(OLD)])

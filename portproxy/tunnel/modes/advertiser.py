@@ -91,12 +91,13 @@ class Advertiser:
         self._link_local, self._link_layer = link_local, link_layer
         return self._hurry(now)
 
-    def renumber(self, prefixes: Sequence[Prefix], now: float) -> Sequence[bytes]:
-        """Advertise ``prefixes`` from now on; what is none of them any more is deprecated, and advertised as
-        such until it is valid no longer (RFC 7084, 4.3, L-13)."""
-        if tuple(prefixes) == self._prefixes:
+    def renumber(self, prefixes: Sequence[Prefix], mtu: int, now: float) -> Sequence[bytes]:
+        """Advertise ``prefixes`` and ``mtu`` from now on; what is none of them any more is deprecated, and
+        advertised as such until it is valid no longer (RFC 7084, 4.3, L-13)."""
+        if (tuple(prefixes), mtu) == (self._prefixes, self._mtu):
             return ()
         self._replace(prefixes, now)
+        self._mtu = mtu
         return self._hurry(now)
 
     def retire(self, now: float) -> Sequence[bytes]:
