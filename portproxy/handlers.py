@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import trio
@@ -16,7 +16,7 @@ from portproxy.model import Rule, RuleType
 from portproxy.netsh import render
 from portproxy.netsh.grammar import ALL, Command, Verb
 from portproxy.options import rule_values
-from portproxy.reconcile import Plan
+from portproxy.reconcile import Plan, TunnelPlan
 from portproxy.report import ChangeData, count, sessions_data, status_data
 from portproxy.snapshot import RuleState, Snapshot
 from portproxy.supervisor import Supervisor
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _NOTHING_CHANGES = "no rule that listens changes"
 _LISTED = 20
-"""Rules of one kind of step that are listed one by one."""
+"""Rules, or tunnels, of one kind of step that are listed one by one."""
 
 
 class Handlers:
@@ -131,26 +131,17 @@ class Handlers:
         return self._told(await self._changes.reload(dry_run=dry_run), dry_run)
 
     def _told(self, changed: Changed, dry_run: bool) -> Reply:
-        failed = {} if dry_run else self._not_listening(changed.steps)
-        lines = plan_lines(changed.steps) or [_NOTHING_CHANGES]
+        steps, supervisor = changed.steps, self._supervisor
+        lines = plan_lines(steps) or [_NOTHING_CHANGES]
         if dry_run:
-            lines.append(f"keep    {count(len(changed.steps.keep), 'rule')}")
+            lines += kept_lines(steps)
         data: ChangeData = {
             "refused": changed.refused,
             "warnings": list(changed.warnings),
-            "not_listening": failed,
+            "not_listening": {} if dry_run else _failed(steps, supervisor.errors),
+            "not_up": {} if dry_run else _failed(steps.tunnels, supervisor.tunnel_errors),
         }
-        return Reply(not failed, "\n".join(lines), data)
-
-    def _not_listening(self, steps: Plan) -> dict[str, str]:
-        """The rules that a change wanted to listen, and that do not, with the reason; so too the tunnels that
-        are not up, as ``tunnel NAME``."""
-        touched = {rule.name for rule in steps.start} | {rule.name for _, rule in steps.change}
-        errors = self._supervisor.errors
-        failed = {name: errors[name] for name in touched if name in errors}
-        tunnels = [one.name for one in (*(new for _, new in steps.tunnels.change), *steps.tunnels.start)]
-        errors = self._supervisor.tunnel_errors
-        return failed | {f"tunnel {name}": errors[name] for name in tunnels if name in errors}
+        return Reply(not data["not_listening"] and not data["not_up"], "\n".join(lines), data)
 
     def _find(self, word: str) -> Rule:
         """The rule of this name; or the only one on this listening endpoint or port."""
@@ -185,22 +176,37 @@ def health_reply(snapshot: Snapshot) -> Reply:
     return Reply(not snapshot.not_ready, text, {"listening": listening, "sessions": sessions})
 
 
+def _failed(steps: Plan | TunnelPlan, errors: Mapping[str, str]) -> dict[str, str]:
+    """What was to be changed or started, and is not as it was to be, with the reason."""
+    touched = dict.fromkeys(one.name for one in (*(new for _, new in steps.change), *steps.start))
+    return {name: errors[name] for name in touched if name in errors}
+
+
 def plan_lines(steps: Plan) -> list[str]:
     """What stops, changes and starts, for people."""
+    tunnels = steps.tunnels
     return [
         *_listed("stop", steps.stop, lambda rule: rule.name),
         *_listed("change", steps.change, lambda pair: f"{pair[1].name}: {'; '.join(_differences(*pair))}"),
         *_listed("start", steps.start, _described),
-        *_listed("stop", steps.tunnels.stop, lambda tunnel: f"tunnel {tunnel.name}"),
-        *_listed("change", steps.tunnels.change, lambda pair: _tunnel_differences(*pair)),
-        *_listed("start", steps.tunnels.start, str),
+        *_listed("stop", tunnels.stop, lambda tunnel: f"tunnel {tunnel.name}", "tunnel"),
+        *_listed("change", tunnels.change, lambda pair: _tunnel_differences(*pair), "tunnel"),
+        *_listed("start", tunnels.start, str, "tunnel"),
     ]
 
 
-def _listed(verb: str, items: Sequence[T], describe: Callable[[T], str]) -> list[str]:
+def kept_lines(steps: Plan) -> list[str]:
+    """How much of it is not touched, for people."""
+    kept = [count(len(steps.keep), "rule")]
+    if steps.tunnels.keep:
+        kept.append(count(len(steps.tunnels.keep), "tunnel"))
+    return [f"keep    {one}" for one in kept]
+
+
+def _listed(verb: str, items: Sequence[T], describe: Callable[[T], str], noun: str = "rule") -> list[str]:
     described = [describe(item) for item in items[:_LISTED]]
     if len(items) > _LISTED:
-        described.append(f"{count(len(items) - _LISTED, 'rule')} more")
+        described.append(f"{count(len(items) - _LISTED, noun)} more")
     return [f"{verb:<7} {item}" for item in described]
 
 

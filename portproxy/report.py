@@ -93,11 +93,12 @@ class SessionsData(TypedDict):
 
 class ChangeData(TypedDict):
     """What came of a change beside its plan: the commands left out, by their numbers, with the reasons; new
-    warnings; the rules that do not listen, by their names, with the reasons."""
+    warnings; the rules that do not listen, and the tunnels that are not up, by name, with the reasons."""
 
     refused: dict[int, list[str]]
     warnings: list[str]
     not_listening: dict[str, str]
+    not_up: dict[str, str]
 
 
 # What the relay says.

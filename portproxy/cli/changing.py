@@ -175,7 +175,9 @@ def finish(reply: Reply, *, failed: bool = False) -> None:
     for warning in data["warnings"]:
         click.echo(f"warning: {printable(warning)}", err=True)
     for name, why in data["not_listening"].items():
-        # A tunnel comes as "tunnel NAME".
-        state, verb = ("is not up", "be up") if name.startswith("tunnel ") else ("does not listen", "listen")
-        click.echo(f"{printable(name)} {state}: {printable(why)}; {_MEANWHILE.format(verb)}", err=True)
+        meanwhile = _MEANWHILE.format("listen")
+        click.echo(f"{printable(name)} does not listen: {printable(why)}; {meanwhile}", err=True)
+    for name, why in data["not_up"].items():
+        meanwhile = _MEANWHILE.format("be up")
+        click.echo(f"tunnel {printable(name)} is not up: {printable(why)}; {meanwhile}", err=True)
     sys.exit(0 if reply.ok and not failed else 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
-from portproxy.handlers import health_reply, plan_lines
+from portproxy.cli.changing import finish
+from portproxy.handlers import health_reply, kept_lines, plan_lines
 from portproxy.metrics import render
 from portproxy.model import Config
 from portproxy.reconcile import plan
@@ -14,6 +16,7 @@ from portproxy.snapshot import Snapshot, TunnelState, TunnelStatus
 from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelType
 from portproxy.tunnel.reasons import Dropped
 from portproxy.tunnel.report import show_text, status_text, tunnels_data
+from portproxy.wire.control_frames import Reply
 
 HE = Tunnel(
     "he",
@@ -182,3 +185,26 @@ def test_a_plan_names_tunnels_and_what_changes() -> None:
         "start   tunnel he: v6v4tunnel auto -> 198.51.100.2"
     ]
     assert plan_lines(plan(Config(), Config(tunnels=(SITE,)))) == ["start   tunnel site: 6to4 198.51.100.1"]
+
+
+def test_a_plan_of_many_tunnels_counts_the_rest() -> None:
+    many = tuple(replace(HE, name=f"t{number}", interface=f"t{number}") for number in range(22))
+    assert plan_lines(plan(Config(tunnels=many), Config()))[19:] == [
+        "stop    tunnel t19",
+        "stop    2 tunnels more",
+    ]
+    kept = plan(Config(tunnels=many), Config(tunnels=many[:2]))
+    assert kept_lines(kept) == ["keep    0 rules", "keep    2 tunnels"]
+    assert kept_lines(plan(Config(), Config())) == ["keep    0 rules"]
+
+
+def test_a_rule_is_not_taken_for_the_tunnel_that_it_is_called_like(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = {"not_listening": {"tunnel he": "in use"}, "not_up": {"he": "no route"}}
+    with pytest.raises(SystemExit) as ended:
+        finish(Reply(False, "", {"refused": {}, "warnings": [], **failed}))
+    assert ended.value.code == 1
+    rule, tunnel = capsys.readouterr().err.splitlines()
+    assert rule.startswith("tunnel he does not listen: in use; ")
+    assert tunnel.startswith("tunnel he is not up: no route; ")
