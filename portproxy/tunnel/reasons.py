@@ -13,6 +13,7 @@ class Dropped(Reason):
     SOURCE = "source", "its outer source is no peer of the tunnel's"
     INNER_SOURCE = "inner-source", "its inner source may not be in a tunnel (RFC 4213, 3.6)"
     INNER_DESTINATION = "inner-destination", "its inner destination is none that the tunnel leads to"
+    DISCOVERY = "discovery", "router discovery not to be believed (RFC 5214, 8.3), or more than is answered"
     MULTICAST = "multicast", "it is for many, and the tunnel leads to one; the kernel's own reports are"
     LOOP = "loop", "a tunnel would bring it back to this host (RFC 6324)"
     NO_ROUTER = "no-router", "no router or relay of the tunnel's is known by now"

@@ -333,7 +333,13 @@ async def test_every_reason_is_counted(star: Star, autojump_clock: MockClock, re
 
 def test_there_is_no_other_reason() -> None:
     """The rest is for automatic tunnels, which find the other end by themselves (test_automatic_tunnels)."""
-    automatic = {Dropped.INNER_DESTINATION, Dropped.MULTICAST, Dropped.LOOP, Dropped.NO_ROUTER}
+    automatic = {
+        Dropped.INNER_DESTINATION,
+        Dropped.DISCOVERY,
+        Dropped.MULTICAST,
+        Dropped.LOOP,
+        Dropped.NO_ROUTER,
+    }
     assert PROVOKED.keys() == set(Dropped) - automatic
 
 

@@ -127,24 +127,24 @@ def test_an_answer_is_renewed_before_it_ends(options: Sequence[Option], lifetime
 # Believing.
 
 BELIEVED = {
-    "not of the list": (advert(source=link(OTHER)), OTHER, Dropped.INNER_SOURCE),
-    "of another router": (advert(source=link(SECOND)), ROUTER, Dropped.INNER_SOURCE),
+    "not of the list": (advert(source=link(OTHER)), OTHER, Dropped.DISCOVERY),
+    "of another router": (advert(source=link(SECOND)), ROUTER, Dropped.DISCOVERY),
     "in the name of a router": (advert(source=link(ROUTER)), OTHER, Dropped.SOURCE),
-    "from another identifier": (advert(source="fe80::1"), ROUTER, Dropped.INNER_SOURCE),
-    "not from fe80::/64": (advert(source=f"fe80::1:0:5efe:{ROUTER}"), ROUTER, Dropped.INNER_SOURCE),
-    "not link-local": (advert(source=at(ROUTER)), ROUTER, Dropped.INNER_SOURCE),
-    "for somebody else": (advert(to=link(OTHER)), ROUTER, Dropped.INNER_DESTINATION),
-    "for all routers": (advert(to="ff02::2"), ROUTER, Dropped.INNER_DESTINATION),
-    "not from a neighbour": (advert()[:7] + b"\xfe" + advert()[8:], ROUTER, Dropped.INNER_SOURCE),
-    "with a wrong sum": (advert()[:42] + b"\0\0" + advert()[44:], ROUTER, Dropped.INNER_SOURCE),
+    "from another identifier": (advert(source="fe80::1"), ROUTER, Dropped.DISCOVERY),
+    "not from fe80::/64": (advert(source=f"fe80::1:0:5efe:{ROUTER}"), ROUTER, Dropped.DISCOVERY),
+    "not link-local": (advert(source=at(ROUTER)), ROUTER, Dropped.DISCOVERY),
+    "for somebody else": (advert(to=link(OTHER)), ROUTER, Dropped.DISCOVERY),
+    "for all routers": (advert(to="ff02::2"), ROUTER, Dropped.DISCOVERY),
+    "not from a neighbour": (advert()[:7] + b"\xfe" + advert()[8:], ROUTER, Dropped.DISCOVERY),
+    "with a wrong sum": (advert()[:42] + b"\0\0" + advert()[44:], ROUTER, Dropped.DISCOVERY),
     "cut short": (advert()[:-1], ROUTER, Dropped.TRUNCATED),
     "hidden": (
         ipv6.build(ip(link(ROUTER)), ip(link(HOST)), 60, b"\x3a\0" + bytes(6) + advert()[40:], hop_limit=255),
-        ROUTER, Dropped.INNER_SOURCE,
+        ROUTER, Dropped.DISCOVERY,
     ),
     "a solicitation": (
         discovery.build(ip(link(ROUTER)), ip("ff02::2"), RouterSolicitation()),
-        ROUTER, Dropped.INNER_DESTINATION,
+        ROUTER, Dropped.DISCOVERY,
     ),
 }  # fmt: skip
 

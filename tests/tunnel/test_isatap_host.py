@@ -201,12 +201,12 @@ CHECKS = {
         Dropped.INNER_DESTINATION, (inner(to="ff02::1"), ROUTER), (inner(to=at(HOST)), ROUTER),
     ),
     "neighbour discovery from afar": (
-        Dropped.INNER_SOURCE,
+        Dropped.DISCOVERY,
         (ipv6.build(ip(FAR), ip(link(HOST)), 58, bytes((134, 0)) + bytes(30)), ROUTER),
         (ipv6.build(ip(FAR), ip(link(HOST)), 58, bytes((128, 0)) + bytes(30)), ROUTER),
     ),
     "a chain of headers that never ends": (
-        Dropped.INNER_SOURCE, (inner(protocol=0), ROUTER), (inner(protocol=59), ROUTER),
+        Dropped.DISCOVERY, (inner(protocol=0), ROUTER), (inner(protocol=59), ROUTER),
     ),
 }  # fmt: skip
 

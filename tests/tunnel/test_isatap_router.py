@@ -106,23 +106,23 @@ ASKED = {
     "the router": (solicit(to=link(ROUTER)), HOST, None),
     "the router's other form": (solicit(to=f"fe80::200:5efe:{ROUTER}"), HOST, None),
     "the host's other form": (solicit(f"fe80::200:5efe:{HOST}"), HOST, None),
-    "another router": (solicit(to=link(GATE)), HOST, Dropped.INNER_DESTINATION),
-    "all nodes": (solicit(to="ff02::1"), HOST, Dropped.INNER_DESTINATION),
-    "the router, not link-local": (solicit(to=at(ROUTER)), HOST, Dropped.INNER_DESTINATION),
+    "another router": (solicit(to=link(GATE)), HOST, Dropped.DISCOVERY),
+    "all nodes": (solicit(to="ff02::1"), HOST, Dropped.DISCOVERY),
+    "the router, not link-local": (solicit(to=at(ROUTER)), HOST, Dropped.DISCOVERY),
     "in another's name": (solicit(link(OTHER)), HOST, Dropped.SOURCE),
     "from nobody": (solicit("::"), HOST, Dropped.SOURCE),
-    "not from link-local": (solicit(at(HOST)), HOST, Dropped.INNER_SOURCE),
+    "not from link-local": (solicit(at(HOST)), HOST, Dropped.DISCOVERY),
     "from another identifier": (solicit("fe80::1"), HOST, Dropped.SOURCE),
-    "from afar": (solicit()[:7] + b"\x40" + solicit()[8:], HOST, Dropped.INNER_SOURCE),
+    "from afar": (solicit()[:7] + b"\x40" + solicit()[8:], HOST, Dropped.DISCOVERY),
     "from this host": (solicit(link(ROUTER)), ROUTER, Dropped.SOURCE),
     "from a broadcast address": (solicit(link("192.168.255.255")), "192.168.255.255", Dropped.SOURCE),
-    "another router in a host's name": (solicit(link(HOST)), GATE, Dropped.INNER_SOURCE),
+    "another router in a host's name": (solicit(link(HOST)), GATE, Dropped.DISCOVERY),
     "another router asks": (solicit(link(GATE)), GATE, None),
     "an advertisement": (
         discovery.build(
             ip(link(GATE)), ip("ff02::1"), RouterAdvertisement(0, False, False, Preference(0), 9, 0, 0)
         ),
-        GATE, Dropped.INNER_SOURCE,
+        GATE, Dropped.DISCOVERY,
     ),
 }  # fmt: skip
 
@@ -142,11 +142,12 @@ def test_who_is_answered(packet: bytes, outer: str, reason: Dropped | None) -> N
 
 
 def test_answers_are_limited() -> None:
-    """None is what the tunnel next in turn is asked about."""
+    """What is too much is counted."""
     mode = router()
-    answered = [len(ask(mode, 5.0, f"10.0.1.{number}")) for number in range(100)]
-    assert answered == [1] * 50 + [0] * 50
-    assert [len(ask(mode, 5.015)) for _ in range(2)] == [1, 0]
+    refused = [Drop(Dropped.DISCOVERY)]
+    answers = [ask(mode, 5.0, f"10.0.1.{number}") for number in range(100)]
+    assert [one == refused for one in answers] == [False] * 50 + [True] * 50
+    assert [ask(mode, 5.015) == refused for _ in range(2)] == [False, True]
     assert len(mode.retire(6.0)) == 51
 
 

@@ -123,7 +123,7 @@ class Isatap(Embedding):
         try:
             message = discovery.parse(packet)
         except PacketError:
-            return (Drop(Dropped.INNER_SOURCE),)
+            return (Drop(Dropped.DISCOVERY),)
         if isinstance(message, RouterSolicitation | RouterAdvertisement):
             return self._discover(message, packet, outer, now)
         return None

@@ -97,11 +97,11 @@ class IsatapHost(Isatap):
     ) -> Sequence[Effect]:
         destination = packet[24:40]
         if isinstance(message, RouterSolicitation):
-            return (Drop(Dropped.INNER_DESTINATION),)
+            return (Drop(Dropped.DISCOVERY),)
         if outer not in self._routers or not is_neighbour(packet[8:24], outer):
-            return (Drop(Dropped.INNER_SOURCE),)
+            return (Drop(Dropped.DISCOVERY),)
         if destination != ALL_NODES and not is_neighbour(destination, self._local):
-            return (Drop(Dropped.INNER_DESTINATION),)
+            return (Drop(Dropped.DISCOVERY),)
         led = self._advertised.leads_everywhere(outer, now)
         self._advertised.hear(outer, message, self._most, now)
         gone = led and not self._advertised.leads_everywhere(outer, now)

@@ -97,14 +97,15 @@ class IsatapRouter(Isatap):
     ) -> Sequence[Effect]:
         source, destination = packet[8:24], packet[24:40]
         if isinstance(message, RouterAdvertisement) or not is_neighbour(source, outer):
-            return (Drop(Dropped.INNER_SOURCE),)
+            return (Drop(Dropped.DISCOVERY),)
         if destination != ALL_ROUTERS and not is_neighbour(destination, self._local):
-            return (Drop(Dropped.INNER_DESTINATION),)
+            return (Drop(Dropped.DISCOVERY),)
         answer = self._advertisement(source, now)
         # It costs the link as much as an error does.
         answers = self._answering.tell(answer, now)
-        if answers:
-            self._remember(outer, source, now)
+        if not answers:
+            return (Drop(Dropped.DISCOVERY),)
+        self._remember(outer, source, now)
         return [SendWire(answer.packet, (literal(outer), 0)) for answer in answers]
 
     def _remember(self, outer: bytes, source: bytes, now: float) -> None:
