@@ -25,6 +25,8 @@ from portproxy.tunnel.packet.discovery import (
     RouterSolicitation,
 )
 from portproxy.tunnel.reasons import Dropped
+from tests.tunnel.test_automatic_tunnels import rewritten
+from tests.tunnel.test_sixinfour import mss_of, syn
 
 HOST, ROUTER, SECOND, OTHER = "192.168.12.9", "192.168.204.1", "192.168.204.2", "192.168.12.10"
 NET = "2002:9d36:1:2"
@@ -270,8 +272,8 @@ SENT = {
     "by a route": ("2001:db8:5::1", "192.168.204.5"),
     "by the longer route": ("2001:db8:5:1::1", "192.168.204.6"),
     "a router's route beside it": ("2001:db8:5:8000::1", ROUTER),
-    "on the link, and none": (f"{NET}::1", Dropped.INNER_DESTINATION),
-    "link-local, and none": ("fe80::1", Dropped.INNER_DESTINATION),
+    "on the link, and none": (f"{NET}::{OTHER}", Dropped.INNER_DESTINATION),
+    "link-local, and none": (f"fe80::{OTHER}", Dropped.INNER_DESTINATION),
     "link-local elsewhere": (f"fe80:0:0:1:0:5efe:{OTHER}", Dropped.INNER_DESTINATION),
     "multicast": ("ff02::16", Dropped.MULTICAST),
     "the kernel's solicitation": ("ff02::2", Dropped.MULTICAST),
@@ -332,6 +334,14 @@ def test_only_ipv6_within_the_mtu_goes_out() -> None:
     assert dropped == Drop(Dropped.TOO_BIG)
     assert isinstance(told, SendTun)
     assert told.packet[40:48] == b"\2\0" + told.packet[42:44] + (1480).to_bytes(4)
+
+
+@pytest.mark.parametrize(("clamp", "left"), [(False, 1440), (True, 1420)])
+def test_tcp_segments_are_kept_below_the_mtu_if_asked_for(clamp: bool, left: int) -> None:
+    packet = rewritten(syn(1440), ip(link(OTHER)), ip(link(HOST)))
+    (given,) = host(clamp_mss=clamp).from_wire(packet, Source(OTHER), 0.0)
+    assert isinstance(given, SendTun)
+    assert mss_of(given.packet) == left
 
 
 @pytest.mark.parametrize(

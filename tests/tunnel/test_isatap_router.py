@@ -120,7 +120,7 @@ ASKED = {
     "another router asks": (solicit(link(GATE)), GATE, None),
     "an advertisement": (
         discovery.build(
-            ip(link(GATE)), ip("ff02::1"), RouterAdvertisement(0, False, False, Preference(0), 9, 0, 0)
+            ip(link(GATE)), ip("ff02::2"), RouterAdvertisement(0, False, False, Preference(0), 9, 0, 0)
         ),
         GATE, Dropped.DISCOVERY,
     ),
@@ -177,9 +177,11 @@ def test_hosts_that_asked_long_ago_are_not_told() -> None:
 def test_only_so_many_hosts_are_told() -> None:
     mode = router()
     hosts = [f"10.{number // 250}.0.{number % 250 + 1}" for number in range(1100)]
-    for number, one in enumerate(hosts):
+    for number, one in enumerate((*hosts, hosts[500])):
         ask(mode, float(number), one)
-    assert [told(effect)[0] for effect in mode.retire(1200.0)] == hosts[-1024:]
+    # Those that asked last.
+    last = [*(one for one in hosts[-1024:] if one != hosts[500]), hosts[500]]
+    assert [told(effect)[0] for effect in mode.retire(1200.0)] == last
 
 
 def test_renumbering() -> None:
@@ -203,6 +205,28 @@ def test_renumbering() -> None:
     # And back.
     (effect,) = mode.renumber([ON_LINK], 8000.0)
     assert [one[0] for one in prefixes(told(effect)[1])] == [ON_LINK[0], NEW[0]]
+
+
+@pytest.mark.parametrize("own", [link(ROUTER), at(ROUTER)])
+def test_its_addresses_are_its_own_before_anybody_says_so(own: str) -> None:
+    mode = IsatapRouter(ROUTER, ip(at(ROUTER)), mtu=1480, prefixes=[ON_LINK])
+    packet = inner(link(HOST), own)
+    assert mode.from_wire(packet, Source(HOST), 0.0) == (SendTun(packet),)
+
+
+def test_what_was_promised_for_less_is_not_valid_for_longer() -> None:
+    mode = router(valid=3000)
+    ask(mode)
+    (effect,) = mode.renumber([NEW], 10.0)
+    assert prefixes(told(effect)[1])[1:] == [(ON_LINK[0], 3000, 0)]
+
+
+def test_another_router_is_believed_from_when_it_is_known() -> None:
+    """And no longer than it is one, whatever was thought of its packets before."""
+    mode, packet = router(), inner(FAR, at(ROUTER))
+    for routers, effect in (([], Drop(Dropped.SOURCE)), ([GATE], SendTun(packet))) * 2:
+        mode.know_routers(routers, 1.0)
+        assert mode.from_wire(packet, Source(GATE), 1.0) == (effect,)
 
 
 def test_however_often_it_is_renumbered_an_advertisement_fits() -> None:

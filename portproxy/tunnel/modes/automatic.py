@@ -140,7 +140,7 @@ class Automatic(Embedding):
     every other such host directly. ``mtu`` is fixed, in bytes.
 
     Only ::w.x.y.z is believed as an inner source, and only from w.x.y.z. A router once was to tunnel for
-    others to such hosts too (RFC 2893, 5.4), which nothing tells from a stranger who forges their addresses;
+    others to such hosts too (RFC 2893, 5), which nothing tells from a stranger who forges their addresses;
     and there are none left since RFC 4213 and RFC 4291 (2.5.5.1) have done away with it.
 
     ``private`` admits IPv4 addresses that are not public. ``here`` may be set at any time.

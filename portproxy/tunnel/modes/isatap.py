@@ -99,7 +99,7 @@ class Isatap(Embedding):
 
     def know_routers(self, literals: Sequence[str], now: float) -> Sequence[Effect]:
         """The potential router list is ``literals``, IPv4 addresses (RFC 5214, 8.3.2)."""
-        self._routers = tuple(one for one in dict.fromkeys(map(packed, literals)) if self._may_be_far(one))
+        self._routers = tuple(filter(self._may_be_far, map(packed, literals)))
         self._forget()
         return ()
 

@@ -112,7 +112,6 @@ class IsatapHost(Isatap):
     def _follow(self, now: float) -> list[Effect]:
         """What is to be told where that is not what was told last."""
         effects: list[Effect] = []
-        self._advertised.expire(now)
         self._renew(now)
         self._follow_at = self._advertised.next_change(now)
         wanted = self._wanted(now)
