@@ -10,6 +10,7 @@ from portproxy.config.editor import Clear, Edit, Put, Remove
 from portproxy.wire import worker_frames
 from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
+from tests.fuzz.atheris_automatic import AUTOMATIC_TARGETS
 from tests.fuzz.atheris_tunnels import TUNNEL_TARGETS
 from tests.fuzz.target import Target, pieces
 from tests.fuzz.test_config import made_or_refused
@@ -99,4 +100,5 @@ TARGETS = {
         ],
     ),
     **TUNNEL_TARGETS,
+    **AUTOMATIC_TARGETS,
 }

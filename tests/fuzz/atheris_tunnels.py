@@ -1,4 +1,4 @@
-"""What ``run_atheris`` fuzzes of tunnels: packets, both sides of each mode, addresses.
+"""What ``run_atheris`` fuzzes of tunnels: packets, offload, both sides of each configured mode, addresses.
 
 Lengths and sums are also made right: no search finds them, and a packet that has them wrong is only refused.
 """
@@ -15,8 +15,9 @@ from portproxy.tunnel.effects import Source
 from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.modes.fourinsix import FourInSix
 from portproxy.tunnel.modes.sixinfour import SixInFour
-from tests.fuzz import test_addresses, test_discovery, test_tunnel_modes, test_tunnel_packets
-from tests.fuzz.target import Target, pieces
+from portproxy.tunnel.packet.offload import merge
+from tests.fuzz import test_addresses, test_discovery, test_offload, test_tunnel_modes, test_tunnel_packets
+from tests.fuzz.target import Target, joined, pieces
 from tests.fuzz.test_tunnel_modes import PEERS, Kind
 from tests.fuzz.test_tunnel_packets import PACKETS4, PACKETS6, fitted, mended
 
@@ -49,11 +50,19 @@ def _discovery(data: bytes) -> None:
     test_discovery.believed(test_discovery.summed(fitted(data)))
 
 
+def _merged(data: bytes) -> None:
+    """Packets as they are, and with their lengths and IPv4's sums right."""
+    packets = pieces(data)
+    test_offload.merged(packets)
+    test_offload.merged([mended(fitted(packet)) for packet in packets])
+
+
 def _flow(seed: int) -> bytes:
     packets = [packet for packet in test_tunnel_packets.flow(Random(seed)) if packet]
-    return bytes((0, 8, 0, 96)) + bytes(map(len, packets)) + b"\0" + b"".join(packets)
+    return bytes((0, 8, 0, 96)) + joined(packets)
 
 
+_BULK = [test_offload.bulk(version, 5, size) for version in (4, 6) for size in (1, 33)]
 _MTUS, _LINKS = (None, 1280, 1480), (1280, 1500)
 
 
@@ -126,6 +135,8 @@ TUNNEL_TARGETS = {
     "fragments": Target(_cut, [bytes((64,)) + packet for packet in PACKETS4 + PACKETS6]),
     "reassembly": Target(_put_together, [_flow(seed) for seed in range(20)]),
     "discovery": Target(_discovery, test_discovery.PACKETS),
+    "offload-merge": Target(_merged, [*map(joined, _BULK), joined(PACKETS4 + PACKETS6)]),
+    "offload-split": Target(test_offload.cut, [data for packets in _BULK for data in merge(packets)]),
     **_of_mode("6in4", SixInFour),
     **_of_mode("4in6", FourInSix),
     "addresses": Target(

@@ -38,14 +38,17 @@ def frames(chunks: Sequence[bytes]) -> None:
     assert payloads == whole or (failed and whole == [])
 
 
-def message(payload: bytes) -> None:
-    """A payload is a message that encodes to itself, or a FrameError."""
+def message(payload: bytes) -> bool:
+    """A payload is a message that encodes to itself, or a FrameError; whether it was a message."""
+    read = False
     for untrusted in (request_untrusted, reply_untrusted):
         try:
             made = untrusted(payload)
         except FrameError:
             continue
         assert untrusted(encode(made)[4:]) == made
+        read = True
+    return read
 
 
 def worker_stream(chunks: Sequence[bytes]) -> None:
@@ -72,15 +75,16 @@ def cut_frames(chunks: Sequence[bytes]) -> tuple[list[tuple[bytes, bool]], bool]
     return found, False
 
 
-def worker_reply(payload: bytes) -> None:
-    """A payload is a reply that encodes to itself, or a WorkerFrameError."""
+def worker_reply(payload: bytes) -> bool:
+    """A payload is a reply that encodes to itself, or a WorkerFrameError; whether it was a reply."""
     try:
         made = worker_frames.reply_untrusted(payload)
     except worker_frames.WorkerFrameError:
-        return
+        return False
     encoded = worker_frames.encode_reply(made)
     # Not the values: NaN, which is a number of seconds here, is not itself.
     assert worker_frames.encode_reply(worker_frames.reply_untrusted(encoded)) == encoded
+    return True
 
 
 def rule(text: str) -> None:

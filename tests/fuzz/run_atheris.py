@@ -21,9 +21,7 @@ _OPTIONS = ("-max_len=4096", "-timeout=60", "-verbosity=0")
 def run_all(runs: str, names: list[str]) -> int:
     """Fuzz each target in a process of its own; the exit code."""
     if importlib.util.find_spec("atheris") is None:
-        print(
-            f"fuzz: no atheris for Python {platform.python_version()}: only the hypothesis targets were run"
-        )
+        print(f"fuzz: no atheris for Python {platform.python_version()}: only pytest's targets were run")
         return 0
     from tests.fuzz.atheris_targets import TARGETS
 

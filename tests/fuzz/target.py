@@ -23,3 +23,8 @@ def pieces(data: bytes) -> list[bytes]:
         chunks.append(stream[:size])
         stream = stream[size:]
     return chunks
+
+
+def joined(chunks: Sequence[bytes]) -> bytes:
+    """What ``pieces`` makes ``chunks`` of, each of at most 255 bytes and none empty."""
+    return bytes(map(len, chunks)) + b"\0" + b"".join(chunks)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 from random import Random
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from portproxy.tunnel.addresses import KINDS, AddressError, Kind, decode, encode, parse
-from tests.fuzz import checks
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz import checks, examples
+from tests.fuzz.examples import seeded
 
 PIECES = [
     *(":", "::", ":::", ".", "/", "/64", "%", "%eth0", "[", "]", "0", "1", "ffff", "fffff", "db8", "2001"),
@@ -80,16 +77,15 @@ def made_or_refused(kind: Kind, values: dict[str, str]) -> bool:
     return True
 
 
-@fuzz()
-@given(seeds.map(text) | seeds.map(address) | st.text(max_size=50))
-def test_a_text_is_an_address_or_a_line(written: str) -> None:
-    read_or_refused(written)
+@seeded
+def test_a_text_is_an_address_or_a_line(random: Random) -> None:
+    draw = random.choice((text, address, address, lambda random: examples.text(random, 50)))
+    read_or_refused(draw(random))
 
 
-@fuzz()
-@given(seeds.map(parts))
-def test_parts_are_an_address_or_lines(given_parts: tuple[Kind, dict[str, str]]) -> None:
-    made_or_refused(*given_parts)
+@seeded
+def test_parts_are_an_address_or_lines(random: Random) -> None:
+    made_or_refused(*parts(random))
 
 
 def test_both_are_drawn() -> None:

@@ -16,7 +16,7 @@ from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, Source
 from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.modes.automatic import Embedding
 from portproxy.tunnel.packet import ipv6
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.examples import fuzz, seeded
 from tests.fuzz.test_tunnel_packets import fitted
 from tests.tunnel import test_automatic as automatic
 from tests.tunnel import test_sixtofour as six_to_four
@@ -97,13 +97,16 @@ def mode(kind: Kind, random: Random) -> tuple[Embedding, bool]:
     return kind.make(private=private, clamp_mss=random.random() < 0.5), private
 
 
-def end(address: bytes, random: Random) -> str:
-    """The IPv4 address of the end that ``address`` is behind, most often."""
-    if len(address) < 16 or random.random() < 0.2:
-        return random.choice(OUTER)
+def behind(address: bytes) -> str:
+    """The IPv4 address of the end that ``address`` is behind."""
     if address[:2] == b"\x20\x02":
         return str(IPv4Address(address[2:6]))
     return RELAY if any(address[:12]) else str(IPv4Address(address[12:]))
+
+
+def end(address: bytes, random: Random) -> str:
+    """That, most often."""
+    return random.choice(OUTER) if len(address) < 16 or random.random() < 0.2 else behind(address)
 
 
 def error(kind: Kind, random: Random) -> WireError:
@@ -116,36 +119,52 @@ def error(kind: Kind, random: Random) -> WireError:
     return WireError(type_, random.choice((0, 1, 4)), random.choice((0, 1280)), "", quoted, destination)
 
 
-@each
-@fuzz(2000)
-@given(random=seeds)
-def test_whatever_arrives_is_given_on_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
-    (tested, private), data = mode(kind, random), packet(kind, random)
-    for outer in (end(data[8:24], random), random.choice(OUTER)):
-        effects = tested.from_wire(data, Source(outer, 0, random.randrange(256)), 0.0)
-        kind.checked(effects, outer, private=private)
-        assert [type(effect) for effect in effects] in ([SendTun], [Drop])
+def arrives(kind: Kind, tested: Embedding, data: bytes, source: Source, *, private: bool) -> None:
+    """One packet is given on by the rules, or there is a reason."""
+    effects = kind.checked(tested.from_wire(data, source, 0.0), source.host, private=private)
+    assert [type(effect) for effect in effects] in ([SendTun], [Drop])
 
 
-@each
-@fuzz(2000)
-@given(random=seeds)
-def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
-    tested, private = mode(kind, random)
-    effects = kind.checked(tested.from_tun(packet(kind, random), 0.0), private=private)
+def is_sent(kind: Kind, tested: Embedding, data: bytes, now: float, *, private: bool) -> None:
+    """One packet is carried by the rules, or there is a reason, which may be told."""
+    effects = kind.checked(tested.from_tun(data, now), private=private)
     assert [type(effect) for effect in effects] in ([SendWire], [Drop], [Drop, SendTun])
 
 
-@each
-@fuzz(2000)
-@given(random=seeds)
-def test_whatever_is_reported_is_told_by_the_rules_or_ignored(kind: Kind, random: Random) -> None:
-    tested, private = mode(kind, random)
-    for now in (0.0, 100.0):
-        effects = kind.checked(tested.from_error(error(kind, random), now), private=private)
+def is_reported(
+    kind: Kind, tested: Embedding, errors: Sequence[WireError], data: bytes, *, private: bool
+) -> None:
+    """Errors, one after another, are told by the rules, or ignored; then ``data`` is sent."""
+    now = 0.0
+    for heard in errors:
+        effects = kind.checked(tested.from_error(heard, now), private=private)
         assert [type(effect) for effect in effects] in ([], [SendTun])
-    kind.checked(tested.from_tun(packet(kind, random), 100.0), private=private)
+        now += 100.0
+    is_sent(kind, tested, data, now, private=private)
     assert (tested.mtu, tested.next_deadline()) == (1480, float("inf"))
+
+
+@each
+@seeded
+def test_whatever_arrives_is_given_on_by_the_rules_or_dropped(random: Random, kind: Kind) -> None:
+    (tested, private), data = mode(kind, random), packet(kind, random)
+    for outer in (end(data[8:24], random), random.choice(OUTER)):
+        arrives(kind, tested, data, Source(outer, 0, random.randrange(256)), private=private)
+
+
+@each
+@seeded
+def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(random: Random, kind: Kind) -> None:
+    tested, private = mode(kind, random)
+    is_sent(kind, tested, packet(kind, random), 0.0, private=private)
+
+
+@each
+@seeded
+def test_whatever_is_reported_is_told_by_the_rules_or_ignored(random: Random, kind: Kind) -> None:
+    tested, private = mode(kind, random)
+    errors = [error(kind, random) for _ in range(2)]
+    is_reported(kind, tested, errors, packet(kind, random), private=private)
 
 
 @each

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from datetime import date, datetime, time
 from random import Random
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+import pytest
 
 from portproxy import config
 from portproxy.errors import ConfigError
 from portproxy.model import Config, RuleType
 from portproxy.options import RULE_KEYS, RULE_OPTIONS, SERVER_OPTIONS
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.examples import seeded, text
 
 
 def made_or_refused(make: Callable[[], Config]) -> Config | None:
@@ -117,18 +116,33 @@ FRAGMENTS = [
 ]
 
 
+def parsed_or_refused(written: str) -> Config | None:
+    return made_or_refused(lambda: config.parse(written, "portproxy.toml"))
+
+
 def fragments(random: Random) -> str:
+    if random.random() < 0.2:
+        return text(random, 40)
     return "".join(random.choices(FRAGMENTS, k=random.randrange(25)))
 
 
-@fuzz()
-@example("a = " + "[" * 500)
-@example("a = " + "9" * 5000)
-@example(f"[[rule]]\nlistenport = 0x{'f' * 5000}")
-@example('[[rule]]\n"\\u0007" = "\\u0007"\nname = "\\u0007"')
-@given(st.text(max_size=40) | seeds.map(fragments))
-def test_text_as_a_document(text: str) -> None:
-    made_or_refused(lambda: config.parse(text, "portproxy.toml"))
+@seeded
+def test_text_as_a_document(random: Random) -> None:
+    parsed_or_refused(fragments(random))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a = " + "[" * 500,
+        "a = " + "9" * 5000,
+        f"[[rule]]\nlistenport = 0x{'f' * 5000}",
+        '[[rule]]\n"\\u0007" = "\\u0007"\nname = "\\u0007"',
+    ],
+    ids=["nested", "decimal", "hexadecimal", "control"],
+)
+def test_a_document_that_a_reader_may_fail_at(written: str) -> None:
+    parsed_or_refused(written)
 
 
 NUMBERS = [
@@ -200,10 +214,9 @@ def document(random: Random) -> str:
     return "\n".join(lines)
 
 
-@fuzz()
-@given(seeds.map(document))
-def test_tables_of_every_type(text: str) -> None:
-    made_or_refused(lambda: config.parse(text, "portproxy.toml"))
+@seeded
+def test_tables_of_every_type(random: Random) -> None:
+    parsed_or_refused(document(random))
 
 
 VALID = [
@@ -217,21 +230,44 @@ PIECES = [" ", "=", "'", '"', "\\", ";", "#", "\udc80", "x", *(f" {key}=" for ke
 
 def mutated(random: Random) -> str:
     """A valid rule with up to three pieces of it replaced."""
-    text = random.choice(VALID)
+    line = random.choice(VALID)
     for _ in range(random.choice([0, 0, 1, 2, 3])):
-        start = random.randrange(len(text) + 1)
-        text = text[:start] + random.choice(PIECES) + text[start + random.randrange(7) :]
-    return text
+        start = random.randrange(len(line) + 1)
+        line = line[:start] + random.choice(PIECES) + line[start + random.randrange(7) :]
+    return line
 
 
 def rules(random: Random) -> list[str]:
+    if random.random() < 0.2:
+        return [text(random, 20) for _ in range(random.randint(1, 2))]
     return [mutated(random) for _ in range(random.randrange(1, 4))]
 
 
-@fuzz()
-@example(["''", "'' 80"])
-@example(["v6tov4 80 name=x", "v6tov4 listenaddress=:: 80 name=x"])
-@given(seeds.map(rules) | st.lists(st.text(max_size=20), min_size=1, max_size=2))
-def test_rules_in_netsh_s_words(rules: list[str]) -> None:
+def read_or_refused(rules: list[str]) -> Config | None:
     environ = {"PORTPROXY_RULES": ";".join(rules[1:])}
-    made_or_refused(lambda: config.read(None, rules[:1], environ).config())
+    return made_or_refused(lambda: config.read(None, rules[:1], environ).config())
+
+
+@seeded
+def test_rules_in_netsh_s_words(random: Random) -> None:
+    read_or_refused(rules(random))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [["''", "'' 80"], ["v6tov4 80 name=x", "v6tov4 listenaddress=:: 80 name=x"]],
+    ids=["empty words", "one name"],
+)
+def test_rules_that_are_refused_together(rules: list[str]) -> None:
+    assert read_or_refused(rules) is None
+
+
+def test_what_is_drawn_gets_far_enough() -> None:
+    """Of each, some make a configuration, and some are refused."""
+    randoms = [Random(seed) for seed in range(300)]
+    for made in (
+        [parsed_or_refused(fragments(random)) for random in randoms],
+        [parsed_or_refused(document(random)) for random in randoms],
+        [read_or_refused(rules(random)) for random in randoms],
+    ):
+        assert 10 < made.count(None) < 290

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-
-from hypothesis import given
-from hypothesis import strategies as st
+from random import Random
 
 from portproxy.wire.control_frames import Change, Line, Reply, Request, encode
 from tests.fuzz import checks
-from tests.fuzz.examples import fuzz
+from tests.fuzz.examples import binary, seeded
 
 FRAMES = [
     encode(Request("health")),
@@ -22,40 +20,56 @@ FRAMES = [
     encode(Reply(False, 'a "quoted"\nline \x00', {"listening": 2**63 - 1, "sessions": -1, "": "x" * 99})),
     b"\0\0\0\0",
     b"\0\0\x01\x2c" + b"[" * 300,
+    b"\0\0\x01\x2d" + b"[" * 301,
 ]
 
 
-@st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    """Valid frames of which some bytes were changed, left out or put in."""
-    data = bytearray(b"".join(draw(st.lists(st.sampled_from(FRAMES), min_size=1, max_size=3))))
-    for at, gone, new in draw(st.lists(EDITS, max_size=3)):
-        data[at : at + gone] = new
-    return bytes(data)
+def edited(random: Random, data: bytes) -> bytes:
+    """``data``, some bytes of which were changed, left out or put in."""
+    made = bytearray(data)
+    for _ in range(random.randrange(4)):
+        at = random.randrange(len(made) + 1)
+        made[at : at + random.randrange(5)] = binary(random, 4)
+    return bytes(made)
 
 
-EDITS = st.tuples(st.integers(0, 300), st.integers(0, 4), st.binary(max_size=4))
+def stream(random: Random) -> bytes:
+    """Any bytes, or edited frames."""
+    if random.random() < 0.2:
+        return binary(random, 600)
+    return edited(random, b"".join(random.choices(FRAMES, k=random.randint(1, 3))))
 
 
-@st.composite
-def chunked(draw: st.DrawFn, streams: st.SearchStrategy[bytes]) -> list[bytes]:
+def chunked(random: Random, data: bytes) -> list[bytes]:
     """A stream in pieces, whose sizes are those of a short pattern over and over."""
-    data, sizes = draw(streams), itertools.cycle(draw(st.binary(min_size=1, max_size=4)))
+    sizes = itertools.cycle(random.choices(range(1, random.choice((2, 9, 257))), k=random.randint(1, 4)))
     chunks = []
     while data:
-        size = next(sizes) + 1
+        size = next(sizes)
         chunks.append(data[:size])
         data = data[size:]
     return chunks
 
 
-@fuzz()
-@given(chunks=chunked(st.binary(max_size=600) | mutated()))
-def test_anything_is_frames_or_a_frame_error_however_it_is_cut(chunks: list[bytes]) -> None:
-    checks.frames(chunks)
+def payload(random: Random) -> bytes:
+    """Any bytes, or those of a message, edited."""
+    return binary(random, 400) if random.random() < 0.2 else edited(random, random.choice(FRAMES)[4:])
 
 
-@fuzz()
-@given(payload=st.binary(max_size=400))
-def test_any_payload_is_a_message_or_a_frame_error(payload: bytes) -> None:
-    checks.message(payload)
+@seeded
+def test_anything_is_frames_or_a_frame_error_however_it_is_cut(random: Random) -> None:
+    checks.frames(chunked(random, stream(random)))
+
+
+@seeded
+def test_any_payload_is_a_message_or_a_frame_error(random: Random) -> None:
+    checks.message(payload(random))
+
+
+def test_what_is_drawn_gets_far_enough() -> None:
+    """Streams are cut into frames, and some end in an error; payloads are messages, and some are none."""
+    randoms = [Random(seed) for seed in range(500)]
+    drawn = [checks.decode([stream(random)]) for random in randoms]
+    assert sum(bool(payloads) for payloads, _ in drawn) > 50
+    assert 50 < sum(failed for _, failed in drawn) < 450
+    assert 50 < sum(checks.message(payload(random)) for random in randoms) < 450

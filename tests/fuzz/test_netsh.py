@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import example, given
-from hypothesis import strategies as st
-
 from portproxy import config
 from portproxy.model import RuleType
 from portproxy.netsh import importer
@@ -14,22 +11,21 @@ from portproxy.netsh.grammar import Command, Verb
 from portproxy.netsh.render import dump, show
 from portproxy.options import option_tags
 from tests.fuzz import checks
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.examples import binary, seeded, text
 from tests.fuzz.random_rules import ALWAYS, rule, table
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]
 
 
-@fuzz()
-@given(seeds)
+@seeded
 def test_a_dump_rebuilds_the_table(random: Random) -> None:
     rules, always = table(random), random.sample(ALWAYS, k=random.choice([0, 3, len(ALWAYS)]))
-    text = dump(rules, always)
-    read = importer.read(text.replace("\n", random.choice(["\n", "\r\n"])).encode(random.choice(ENCODINGS)))
+    dumped = dump(rules, always)
+    read = importer.read(dumped.replace("\n", random.choice(["\n", "\r\n"])).encode(random.choice(ENCODINGS)))
     assert (read.kind, read.skipped) == ("dump", ())
     (_, reset), *adds = read.commands
     assert reset == Command(Verb.RESET)
-    assert [text.splitlines()[number - 1] for number, _ in adds] == [str(command) for _, command in adds]
+    assert [dumped.splitlines()[number - 1] for number, _ in adds] == [str(command) for _, command in adds]
     assert config.read(None, [str(command) for _, command in adds]).config().rules == rules
     for _, command in adds:
         assert command.verb is Verb.ADD
@@ -42,12 +38,10 @@ def test_every_option_is_drawn() -> None:
     assert drawn == {*ALWAYS}
 
 
-@fuzz()
-@given(seeds)
+@seeded
 def test_a_shown_table_is_read_back(random: Random) -> None:
     rules = table(random)
-    text = show(rules, tuple(RuleType))
-    read = importer.read(text.encode(random.choice(ENCODINGS)))
+    read = importer.read(show(rules, tuple(RuleType)).encode(random.choice(ENCODINGS)))
     assert read.skipped == ()
     shown = sorted(
         (r.type, r.listen.address, str(r.listen.port), r.connect.address, str(r.connect.port)) for r in rules
@@ -87,28 +81,33 @@ WORDS = [
 
 
 def words(random: Random) -> list[str]:
+    if random.random() < 0.2:
+        return [text(random, 9) for _ in range(random.randrange(6))]
     some = random.choices(WORDS, k=random.randrange(9))
     return some if random.random() < 0.5 else [random.choice([*Verb]), random.choice([*RuleType]), *some]
 
 
-@fuzz()
-@given(seeds.map(words) | st.lists(st.text(max_size=9), max_size=5))
-def test_words_are_a_command_or_a_grammar_error(words: list[str]) -> None:
-    checks.command(words)
+@seeded
+def test_words_are_a_command_or_a_grammar_error(random: Random) -> None:
+    checks.command(words(random))
 
 
 PIECES = [" ", "=", "'", '"', "\\", "\r", "\n", "\t", "\f", "\x00", "\ufeff", "`", " ^\n", ">", "&", *WORDS]
 
 
 def line(random: Random) -> str:
+    if random.random() < 0.2:
+        return text(random, 30)
     return "".join(random.choices(PIECES, k=random.randrange(12)))
 
 
-@fuzz()
-@example("v6tov4 '\n=1' '\n=2'")
-@given(seeds.map(line) | st.text(max_size=30))
-def test_a_line_is_tags_or_a_grammar_error(text: str) -> None:
-    checks.rule(text)
+@seeded
+def test_a_line_is_tags_or_a_grammar_error(random: Random) -> None:
+    checks.rule(line(random))
+
+
+def test_a_tag_that_is_a_line_break_is_a_grammar_error() -> None:
+    checks.rule("v6tov4 '\n=1' '\n=2'")
 
 
 HEADINGS = [
@@ -145,19 +144,20 @@ OEM = ["cp437", "cp850", "cp866", "cp932", "cp936", "cp949", "cp950"]
 
 
 def file(random: Random) -> bytes:
-    """Lines of dumps and scripts, in some encoding, of which up to three pieces are replaced."""
+    """Any bytes, or lines of dumps and scripts in some encoding, up to three pieces of which are replaced."""
+    if random.random() < 0.2:
+        return binary(random, 60)
     lines = random.choices(LINES, k=random.randrange(12))
     if random.random() < 0.3:
         lines += dump(table(random)).splitlines()
-    text = random.choice(["\n", "\r\n", "\r\r\n", "\r"]).join(lines)
-    data = bytearray(text.encode(random.choice([*ENCODINGS, *OEM]), "replace"))
+    joined = random.choice(["\n", "\r\n", "\r\r\n", "\r"]).join(lines)
+    data = bytearray(joined.encode(random.choice([*ENCODINGS, *OEM]), "replace"))
     for _ in range(random.choice([0, 0, 1, 2, 3])):
         start = random.randrange(len(data) + 1)
         data[start : start + random.randrange(9)] = random.randbytes(random.randrange(9))
     return bytes(data)
 
 
-@fuzz()
-@given(seeds.map(file) | st.binary(max_size=60))
-def test_bytes_are_commands_and_lines_skipped_with_a_reason(data: bytes) -> None:
-    checks.imported(data)
+@seeded
+def test_bytes_are_commands_and_lines_skipped_with_a_reason(random: Random) -> None:
+    checks.imported(file(random))

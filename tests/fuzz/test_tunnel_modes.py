@@ -14,7 +14,7 @@ from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.modes.fourinsix import FourInSix
 from portproxy.tunnel.modes.sixinfour import SixInFour
 from portproxy.tunnel.packet import icmpv4, icmpv6, ipv4, ipv6
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.examples import fuzz, seeded
 from tests.tunnel import test_fourinsix as four
 from tests.tunnel import test_sixinfour as six
 
@@ -105,24 +105,21 @@ def is_reported(kind: Kind, tested: SixInFour | FourInSix, heard: WireError, now
 
 
 @each
-@fuzz()
-@given(random=seeds)
-def test_whatever_arrives_is_given_on_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
+@seeded
+def test_whatever_arrives_is_given_on_by_the_rules_or_dropped(random: Random, kind: Kind) -> None:
     source = Source(random.choice((*[PEERS[kind]] * 3, "192.0.2.9")), 0, random.randrange(256))
     arrives(kind, mode(kind, random), packet(kind, random), source, 0.0)
 
 
 @each
-@fuzz()
-@given(random=seeds)
-def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(kind: Kind, random: Random) -> None:
+@seeded
+def test_whatever_is_sent_is_carried_by_the_rules_or_dropped(random: Random, kind: Kind) -> None:
     is_sent(kind, mode(kind, random), packet(kind, random), 0.0)
 
 
 @each
-@fuzz()
-@given(random=seeds)
-def test_whatever_is_reported_is_told_by_the_rules_or_ignored(kind: Kind, random: Random) -> None:
+@seeded
+def test_whatever_is_reported_is_told_by_the_rules_or_ignored(random: Random, kind: Kind) -> None:
     tested = mode(kind, random)
     for now in (0.0, 100.0):
         is_reported(kind, tested, error(kind, random), now)

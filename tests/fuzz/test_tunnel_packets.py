@@ -8,14 +8,11 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import ParamSpec, TypeVar
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from portproxy.tunnel.packet import PacketError, fragments, icmpv4, icmpv6, ipv4, ipv6, mss
 from portproxy.tunnel.packet.checksum import checksum, upper_layer
 from portproxy.tunnel.packet.fragments import GivenUp, Reassembler
 from tests.fuzz.checks import one_line
-from tests.fuzz.examples import fuzz, seeds
+from tests.fuzz.examples import binary, seeded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +88,9 @@ def mutated(random: Random, packets: Sequence[bytes] = PACKETS4 + PACKETS6) -> b
     return mended(packet) if random.random() < 0.9 else packet
 
 
-anything = st.binary(max_size=120) | seeds.map(mutated)
+def anything(random: Random) -> bytes:
+    """Any bytes, or a mutated packet."""
+    return binary(random, 120) if random.random() < 0.2 else mutated(random)
 
 
 def or_error(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -280,44 +279,37 @@ def marked(packet: bytes) -> bytes:
     return packet[:1] + bytes(octet | bits for octet in packet[1:2]) + packet[2:]
 
 
-@fuzz()
-@given(anything)
-def test_bytes_are_an_ipv4_packet_or_an_error(data: bytes) -> None:
-    parsed4(data)
+@seeded
+def test_bytes_are_an_ipv4_packet_or_an_error(random: Random) -> None:
+    parsed4(anything(random))
 
 
-@fuzz()
-@given(anything)
-def test_bytes_are_an_ipv6_packet_or_an_error(data: bytes) -> None:
-    parsed6(data)
+@seeded
+def test_bytes_are_an_ipv6_packet_or_an_error(random: Random) -> None:
+    parsed6(anything(random))
 
 
-@fuzz()
-@given(anything)
-def test_bytes_carry_an_upper_layer_or_an_error(data: bytes) -> None:
-    looked_behind(data)
+@seeded
+def test_bytes_carry_an_upper_layer_or_an_error(random: Random) -> None:
+    looked_behind(anything(random))
 
 
-@fuzz()
-@given(anything, st.integers(68, 9000))
-def test_clamping_keeps_length_and_checksum(data: bytes, mtu: int) -> None:
-    clamped(data, mtu)
+@seeded
+def test_clamping_keeps_length_and_checksum(random: Random) -> None:
+    clamped(anything(random), random.randint(68, 9000))
 
 
-@fuzz()
-@given(anything)
-def test_an_error_about_bytes_is_right_or_there_is_none(data: bytes) -> None:
-    answered(data)
+@seeded
+def test_an_error_about_bytes_is_right_or_there_is_none(random: Random) -> None:
+    answered(anything(random))
 
 
-@fuzz()
-@given(anything, st.integers(0, 150))
-def test_bytes_are_cut_or_an_error(data: bytes, mtu: int) -> None:
-    cut(data, mtu)
+@seeded
+def test_bytes_are_cut_or_an_error(random: Random) -> None:
+    cut(anything(random), random.randint(0, 150))
 
 
-@fuzz()
-@given(seeds)
+@seeded
 def test_no_datagram_vanishes(random: Random) -> None:
     put_together(flow(random), random.choices([0, 0.5, 2, 6], k=3))
 

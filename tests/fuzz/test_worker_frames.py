@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from random import Random
 
 from portproxy.snapshot import SessionState, SessionStatus
 from portproxy.wire import worker_frames as wire
 from tests.fuzz import checks
-from tests.fuzz.examples import fuzz
-from tests.fuzz.test_control_frames import EDITS, chunked
+from tests.fuzz.examples import binary, seeded
+from tests.fuzz.test_control_frames import chunked, edited
 
 _SESSION = SessionStatus(
     "1", "B\u00fcro", "[::1]:2", "192.0.2.1:80", SessionState.RELAYING, 1.5, 0.0, 1, 2**63, 3, 4, "splice"
@@ -26,27 +25,33 @@ REPLIES: list[wire.Reply] = [
 PAYLOADS = [*map(wire.encode_reply, REPLIES), b"", b"\x91" * 300]
 
 
-@st.composite
-def edited(draw: st.DrawFn, what: st.SearchStrategy[bytes]) -> bytes:
-    """``what``, some bytes of which were changed, left out or put in."""
-    data = bytearray(draw(what))
-    for at, gone, new in draw(st.lists(EDITS, max_size=3)):
-        data[at : at + gone] = new
-    return bytes(data)
+def payload(random: Random) -> bytes:
+    """Any bytes, or those of a reply, edited."""
+    return binary(random, 400) if random.random() < 0.2 else edited(random, random.choice(PAYLOADS))
 
 
-payloads = st.sampled_from(PAYLOADS)
-framed = st.builds(lambda payload, flag: wire.frame(payload, with_descriptors=flag), payloads, st.booleans())
-streams = st.lists(framed, min_size=1, max_size=3).map(b"".join)
+def stream(random: Random) -> bytes:
+    """Any bytes, or edited frames."""
+    if random.random() < 0.2:
+        return binary(random, 600)
+    chosen = random.choices([*PAYLOADS, bytes(checks.FRAME_LIMIT + 1)], k=random.randint(1, 3))
+    return edited(random, b"".join(wire.frame(one, with_descriptors=random.random() < 0.5) for one in chosen))
 
 
-@fuzz(2000)
-@given(chunks=chunked(st.binary(max_size=600) | edited(streams)))
-def test_anything_is_frames_or_an_error_however_it_is_cut(chunks: list[bytes]) -> None:
-    checks.worker_stream(chunks)
+@seeded
+def test_anything_is_frames_or_an_error_however_it_is_cut(random: Random) -> None:
+    checks.worker_stream(chunked(random, stream(random)))
 
 
-@fuzz(2000)
-@given(payload=st.binary(max_size=400) | edited(payloads))
-def test_any_payload_is_a_reply_or_an_error(payload: bytes) -> None:
-    checks.worker_reply(payload)
+@seeded
+def test_any_payload_is_a_reply_or_an_error(random: Random) -> None:
+    checks.worker_reply(payload(random))
+
+
+def test_what_is_drawn_gets_far_enough() -> None:
+    """Streams are cut into frames, and some end in an error; payloads are replies, and some are none."""
+    randoms = [Random(seed) for seed in range(500)]
+    drawn = [checks.cut_frames([stream(random)]) for random in randoms]
+    assert sum(bool(frames) for frames, _ in drawn) > 50
+    assert 50 < sum(failed for _, failed in drawn) < 450
+    assert 50 < sum(checks.worker_reply(payload(random)) for random in randoms) < 450

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
@@ -34,10 +35,12 @@ FAR = "2001:db8::1"
 LOW, MEDIUM, HIGH = Preference
 
 
+@cache
 def ip(text: str) -> bytes:
     return IPv6Address(text).packed
 
 
+@cache
 def v4(text: str) -> bytes:
     return IPv4Address(text).packed
 
