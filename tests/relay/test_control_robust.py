@@ -95,7 +95,7 @@ async def pour(sock: trio.socket.SocketType, data: bytes, most: int = GIGABYTE) 
 
 
 class Session:
-    """A relayed upload that goes on for as long as it is told to."""
+    """A relayed upload that goes on for as long as it is told to, each chunk once the last is there."""
 
     def __init__(self, client: trio.socket.SocketType, server: trio.socket.SocketType) -> None:
         self._client, self._server = client, server
@@ -112,6 +112,8 @@ class Session:
             chunk = number.to_bytes(8, "big") * (1 << 13)
             digest.update(chunk)
             await send_all(self._client, chunk)
+            sent = (number + 1) * len(chunk)
+            await eventually(lambda: self.received >= sent)  # noqa: B023
         self._client.shutdown(socket.SHUT_WR)
         assert await receive_all(self._client) == digest.digest()
 

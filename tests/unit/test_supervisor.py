@@ -35,22 +35,23 @@ def _workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(rig, "workers", request.param)
 
 
-def many(number: int) -> list[Rule]:
-    """Rules on addresses of their own."""
+@pytest.fixture(scope="module")
+def too_many() -> list[Rule]:
+    """More rules than there are counters for, on addresses of their own."""
     rule = make_rule()
     return [
         replace(rule, listen=Endpoint(f"127.1.{n >> 8}.{n & 255}", rule.listen.port), name=str(n))
-        for n in range(number)
+        for n in range(BLOCKS)
     ]
 
 
-async def test_more_rules_than_there_are_counters_for_change_nothing() -> None:
+async def test_more_rules_than_there_are_counters_for_change_nothing(too_many: list[Rule]) -> None:
     with upstream() as service:
         rule = to(service)
         async with beside(lambda: echo(service)), relaying(rule) as relay:
             with dial(rule) as client:
                 await round_trip(client)
-                before, config = relay.supervisor.config, relay.config(*many(BLOCKS))
+                before, config = relay.supervisor.config, relay.config(*too_many)
                 with pytest.raises(PortproxyError) as raised:
                     await relay.supervisor.reload(config)
                 assert raised.value.lines == (
@@ -69,11 +70,11 @@ async def test_more_rules_than_there_are_counters_for_change_nothing() -> None:
                 await round_trip(client)
 
 
-async def test_a_start_with_more_rules_than_there_are_counters_for_is_refused() -> None:
+async def test_a_start_with_more_rules_than_there_are_counters_for_is_refused(too_many: list[Rule]) -> None:
     relay = Relay()
     with pytest.raises(ExceptionGroup) as raised:
         async with trio.open_nursery() as nursery:
-            await nursery.start(relay.supervisor.run, relay.config(*many(BLOCKS)))
+            await nursery.start(relay.supervisor.run, relay.config(*too_many))
     assert raised.group_contains(PortproxyError, match=f"^there is room for {BLOCKS - 1} rules")
 
 
