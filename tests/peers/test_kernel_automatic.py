@@ -123,7 +123,7 @@ def both_ways(directory: str) -> None:
         until(agent.run, "asks", "2001:db8:72:0:200:5efe:c633:6409")
         for name, (near, far) in PAIRS.items():
             for size in ("56", "3000"):
-                line = f"ping -n -c 3 -i 0.2 -w 10 -s {size}"
+                line = f"ping -n -c 3 -i 0.01 -w 10 -s {size}"
                 for said in (agent.run(f"{line} {far}"), guest.run(f"{line} {near}")):
                     assert "3 received, 0% packet loss" in said, (name, said)
             if "%" not in far:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import struct
 import threading
@@ -203,46 +202,48 @@ def connected(directory: Path) -> Iterator[Guest]:
         yield guest
 
 
-def test_ping_both_ways_whole_and_in_fragments(tmp_path: Path) -> None:
-    ping(str(tmp_path))
+def test_both_ways_and_field_by_field(tmp_path: Path) -> None:
+    with_one_guest(str(tmp_path))
 
 
 @in_own_namespaces
-def ping(directory: str) -> None:
-    with connected(Path(directory)) as guest:
-        for link in LINKS:
-            near, far = link.inner
-            for size in ("56", "3000"):
-                line = f"ping -n -c 3 -i 0.05 -w 10 -s {size}"
-                for said in (agent.run(f"{line} {far}"), guest.run(f"{line} {near}")):
-                    assert "3 received, 0% packet loss" in said, (link.name, said)
-
-
-def test_tcp_both_ways(tmp_path: Path) -> None:
-    tcp(str(tmp_path))
-
-
-@in_own_namespaces
-def tcp(directory: str) -> None:
-    with connected(Path(directory)) as guest:
-        for link in LINKS:
-            near, far = link.inner
-            for sent, received in (agent.exchange(far, SIZE), guest.ask("exchange", near, SIZE)):
-                assert sent == received, link.name
-
-
-def test_packets_are_those_of_the_kernel_field_by_field(tmp_path: Path) -> None:
-    compare(str(tmp_path))
-
-
-@in_own_namespaces
-def compare(directory: str) -> None:
+def with_one_guest(directory: str) -> None:
     # The kernel does not fragment what ip6tnl makes.
     cases = [(link, packet) for link in LINKS for packet in PACKETS] + [(LINKS[2], LARGE)]
     with connected(Path(directory)) as guest:
+        assert len(running()) > 1
         taken = [(link, packet, *captured(guest, link, packet.bytes(link))) for link, packet in cases]
+        for link in LINKS:
+            ping(guest, link)
+            tcp(guest, link)
+    compare(Path(directory), taken)
+    nothing_is_left(directory)
+
+
+def ping(guest: Guest, link: Link) -> None:
+    """Both ways, whole and in fragments."""
+    near, far = link.inner
+    for size in ("56", "3000"):
+        line = f"ping -n -c 3 -i 0.01 -w 10 -s {size}"
+        for said in (agent.run(f"{line} {far}"), guest.run(f"{line} {near}")):
+            assert "3 received, 0% packet loss" in said, (link.name, said)
+
+
+def tcp(guest: Guest, link: Link) -> None:
+    """Both ways."""
+    near, far = link.inner
+    for sent, received in (agent.exchange(far, SIZE), guest.ask("exchange", near, SIZE)):
+        assert sent == received, link.name
+
+
+Taken = tuple[Link, Packet, list[bytes], list[bytes]]
+"""The frames that this program and the kernel make of a packet."""
+
+
+def compare(directory: Path, taken: Sequence[Taken]) -> None:
+    """This program's packets are the kernel's, field by field."""
     frames = [frame for _, _, ours, theirs in taken for frame in (*ours, *theirs)]
-    dissected = dissect(Path(directory) / "frames.pcap", frames)
+    dissected = dissect(directory / "frames.pcap", frames)
     for link, packet, ours, theirs in taken:
         assert len(ours) == len(theirs) == (3 if packet is LARGE else 1), (link.name, packet.name)
         pairs = zip([next(dissected) for _ in ours], [next(dissected) for _ in theirs], strict=True)
@@ -325,19 +326,27 @@ def fields(layers: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
             yield path + name, value if isinstance(value, str) else json.dumps(value)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-def test_a_guest_leaves_no_process_behind(how: str, tmp_path: Path) -> None:
-    end_guest(how, str(tmp_path))
+def nothing_is_left(directory: str) -> None:
+    """Of a guest that SIGTERM has ended."""
+    wait_until_alone()
+    assert not list(Path(directory).glob("tmp.*"))
+
+
+def test_a_guest_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    kill_guest(str(tmp_path))
 
 
 @in_own_namespaces
-def end_guest(how: str, directory: str) -> None:
+def kill_guest(directory: str) -> None:
     with booted(Path(directory), ("198.51.100.1/24",), ("198.51.100.2/24",)) as guest:
         assert len(running()) > 1
-        guest.process.send_signal(signal.Signals[how])
-        while running() != {os.getpid()}:
-            time.sleep(0.05)
-    assert how == "SIGKILL" or not list(Path(directory).glob("tmp.*"))
+        guest.process.kill()
+        wait_until_alone()
+
+
+def wait_until_alone() -> None:
+    while running() != {os.getpid()}:
+        time.sleep(0.05)
 
 
 def running() -> set[int]:

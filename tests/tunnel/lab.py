@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import itertools
 import json
 import os
-import random
 import signal
 import socket
-import struct
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
-from typing import Any, NamedTuple
 
+from portproxy.control import client
 from portproxy.tunnel.model import TunnelType
+from portproxy.wire.control_frames import Reply, Request
 from tests.cli.shell import PORTPROXY, Said
 from tests.package.namespaces import command
 
@@ -37,8 +33,8 @@ PATIENCE = 40.0
 _RUN = Path("/run")
 _STATUS = 9180
 _CLONE_NEWNET = 0x40000000
+_RTMGRP_IPV6_IFADDR = 0x100
 _ETH_P = {4: 0x0800, 6: 0x86DD}
-_BLOCK = 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -124,6 +120,14 @@ class Node:
         (link,) = json.loads(self.ip("-json", "address", "show", "dev", device))
         return {info["local"] for info in link["addr_info"]}
 
+    def until_address(self, device: str, prefix: str) -> str:
+        """The address that begins with ``prefix``, once the interface ``device`` has it."""
+        with self.socket(socket.AF_NETLINK, socket.SOCK_RAW) as changes:
+            changes.bind((0, _RTMGRP_IPV6_IFADDR))
+            while not (found := [one for one in self.addresses(device) if one.startswith(prefix)]):
+                changes.recv(1 << 16)
+        return found[0]
+
     def run(self, *words: str) -> tuple[int, str]:
         """A command's exit code, and all that it says."""
         with self.within():
@@ -208,16 +212,33 @@ class Relay:
         assert "Traceback" not in done.stdout + done.stderr
         return done.returncode, done.stdout, done.stderr.splitlines()
 
-    def reload(self, config: str) -> Said:
-        """Go on with ``config``."""
+    def ask(self, command_: str) -> Reply:
+        """Its answer to a command that has no arguments."""
+        return client.ask(str(self._control), Request(command_), PATIENCE)
+
+    def reload(self, config: str) -> None:
+        """Go on with ``config``, which it can."""
         self.write(config)
-        return self.cli("reload")
+        reply = self.ask("reload")
+        assert not reply.exit_code, reply.text
+
+    def refuses(self, config: str) -> list[str]:
+        """Why it does not go on with all of ``config``, as ``portproxy reload`` says."""
+        self.write(config)
+        code, _, errors = self.cli("reload")
+        assert code == 1
+        return errors
 
     def metrics(self) -> dict[str, float]:
         """Its time series, as they are written, and their values."""
         lines = self._get("/metrics").partition("\r\n\r\n")[2].splitlines()
         split = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {series: float(value) for series, _, value in split}
+
+    @property
+    def ready(self) -> bool:
+        """What its /readyz says."""
+        return self._get("/readyz").split()[1] == "200"
 
     def mtu(self, name: str = "tun") -> int:
         """That of a tunnel."""
@@ -244,8 +265,12 @@ class Relay:
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
         """Its exit code after this signal, and all that it has said."""
-        self._process.send_signal(number)
+        self.tell(number)
         return self.wait()
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        self._process.send_signal(number)
 
     def wait(self) -> tuple[int, str]:
         """The same once it ends by itself."""
@@ -275,7 +300,9 @@ class Lab:
     def __exit__(self, kind: object, *exc: object) -> None:
         """Every relay stops cleanly, and leaves no interface behind; of a test that fails, it says how."""
         for relay in self._relays:
-            code, said = relay.end(signal.SIGTERM) if relay.running else relay.wait()
+            relay.tell(signal.SIGTERM)
+        for relay in self._relays:
+            code, said = relay.wait()
             if kind:
                 print(f"{relay.node.name}: {said}")
             else:
@@ -299,7 +326,7 @@ class Lab:
         relays = [self.start(node, config) for node, config in pairs]
         for relay in relays:
             relay.said(" ready ")
-            assert relay.cli("health")[0] == 0
+            assert relay.ready, relay.ask("health").text
         return relays
 
 
@@ -312,66 +339,6 @@ def pair(lab: Lab, type_: TunnelType) -> list[Relay]:
         (lab["a"], tunnel(type_, theirs, inner[0], localaddress=ours)),
         (lab["b"], tunnel(type_, ours, inner[1], localaddress="auto")),
     )
-
-
-class Connection(NamedTuple):
-    """Both ends of a TCP connection, in the nodes that they are in."""
-
-    near: socket.socket
-    far: socket.socket
-
-    def close(self) -> None:
-        self.near.close()
-        self.far.close()
-
-
-def connect(client: Node, server: Node, to: str) -> Connection:
-    """From ``client`` to the address ``to`` of ``server``."""
-    family = socket.AF_INET6 if ":" in to else socket.AF_INET
-    with server.socket(family) as listener:
-        listener.bind((to, 0))
-        listener.listen()
-        near = client.socket(family)
-        near.connect((to, listener.getsockname()[1]))
-        far, _ = listener.accept()
-        far.settimeout(PATIENCE)
-        return Connection(near, far)
-
-
-def transfer(client: Node, server: Node, to: str, size: int, back: int) -> None:
-    """``size`` bytes over a connection, then ``back`` bytes back; all arrive as they were sent."""
-    connection = connect(client, server, to)
-    try:
-        carry(connection.near, connection.far, size)
-        carry(connection.far, connection.near, back)
-    finally:
-        connection.close()
-
-
-def carry(sender: socket.socket, receiver: socket.socket, size: int) -> None:
-    """``size`` bytes, which arrive as they were sent: SHA-256 says so."""
-    sent, received, left = hashlib.sha256(), hashlib.sha256(), size
-    thread = threading.Thread(target=_send, args=(sender, size, sent), daemon=True)
-    thread.start()
-    while left:
-        data = receiver.recv(min(left, _BLOCK))
-        assert data, f"{left} bytes are missing"
-        received.update(data)
-        left -= len(data)
-    thread.join()
-    assert sent.digest() == received.digest()
-
-
-def _send(sock: socket.socket, size: int, digest: Any) -> None:
-    """No two blocks are alike."""
-    noise = random.Random(size).randbytes(_BLOCK)
-    for number in itertools.count():
-        if size <= 0:
-            return
-        block = (struct.pack(">Q", number) + noise[8:])[:size]
-        digest.update(block)
-        sock.sendall(block)
-        size -= len(block)
 
 
 def _enter(namespace: int) -> None:

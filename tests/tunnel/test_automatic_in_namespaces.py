@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import time
 from contextlib import suppress
 from ipaddress import ip_address
 
 from portproxy.tunnel.packet import ipv4, ipv6
 from portproxy.tunnel.packet.checksum import upper_layer
 from tests.package.namespaces import in_own_namespaces
-from tests.tunnel.lab import LINK, PATIENCE, Lab, Node, Relay, address, first, transfer
+from tests.tunnel.lab import LINK, Lab, Node, Relay, address, first
+from tests.tunnel.transfer import transfer
 
 SITE = "198.51.100."
 LARGE = 100 << 20
@@ -36,23 +36,9 @@ def on_link(node: Node, other: Node, own: str, others: str) -> None:
     other.ip("route", "replace", own, "dev", f"to-{node.name}")
 
 
-def until(node: Node, device: str, wanted: str) -> None:
-    """An address has come to ``device``."""
-    until_prefix(node, device, wanted)
-
-
 def refused(relay: Relay, name: str) -> dict[str, int]:
     """What was dropped, but for what the kernel sends by itself to all on the link."""
     return {why: count for why, count in relay.dropped(name).items() if why != "multicast"}
-
-
-def until_prefix(node: Node, device: str, prefix: str) -> str:
-    """The address with ``prefix`` that has come to ``device``."""
-    end = time.monotonic() + PATIENCE
-    while not (found := [one for one in node.addresses(device) if one.startswith(prefix)]):
-        assert time.monotonic() < end, f"{node.addresses(device)} without {prefix}"
-        time.sleep(0.02)
-    return found[0]
 
 
 @in_own_namespaces
@@ -94,38 +80,28 @@ def test_a_6to4_host_reaches_the_native_network_through_a_relay() -> None:
 
 @in_own_namespaces
 def test_a_6to4_router_advertises_its_site() -> None:
-    """RFC 3056, 5.1: a host inside, which knows nothing of tunnels, is reached from another site."""
-    with Lab("inside", "router", "far") as lab:
-        inside, router, far = lab["inside"], lab["router"], lab["far"]
+    """RFC 3056, 5.1: a host inside, which knows nothing of tunnels, is reached from another site. An inside
+    interface that is not there is said and waited for."""
+    with Lab("inside", "router", "far", "late") as lab:
+        inside, router, far, late = (lab[name] for name in ("inside", "router", "far", "late"))
         inside.link(router, address(4, LINK, 1), address(4, LINK, 2))
         router.link(far, f"{SITE}1", f"{SITE}2")
         router.forward()
-        (relay, _) = lab.serve(
-            (router, table("site", "6to4", localaddress=f"{SITE}1", role="router", advertise=["to-inside"])),
-            (far, table("six", "6to4", localaddress=f"{SITE}2")),
+        here = table(
+            "site", "6to4", localaddress=f"{SITE}1", role="router", advertise=["to-inside", "to-late"]
         )
-        own = until_prefix(inside, "to-router", "2002:c633:6401:1:")
+        (relay, _) = lab.serve((router, here), (far, table("six", "6to4", localaddress=f"{SITE}2")))
+        router.link(late, address(4, 2, 2), address(4, 2, 1))
+        own = inside.until_address("to-router", "2002:c633:6401:1:")
         inside.ping(six_to_four(f"{SITE}2"))
         far.ping(own)
         transfer(inside, far, six_to_four(f"{SITE}2"), 1 << 20, 1 << 20)
+        late.until_address("to-router", "2002:c633:6401:2:")
         assert refused(relay, "site") == {}
-        relay.end(signal.SIGTERM)
+        _, said = relay.end(signal.SIGTERM)
+        assert said.count("advertise on to-late") == 1, said
         assert "deprecated" in inside.ip("-6", "address", "show", "dev", "to-router", "scope", "global")
         assert "default" not in inside.ip("-6", "route")
-
-
-@in_own_namespaces
-def test_an_inside_interface_that_is_not_there_is_said_and_waited_for() -> None:
-    with Lab("router", "inside") as lab:
-        router = lab["router"]
-        router.ip("address", "add", f"{SITE}1", "dev", "lo")
-        router.forward()
-        here = table("site", "6to4", localaddress=f"{SITE}1", role="router", advertise=["to-inside"])
-        (relay,) = lab.serve((router, here))
-        router.link(lab["inside"], address(4, LINK, 2), address(4, LINK, 1))
-        until_prefix(lab["inside"], "to-router", "2002:c633:6401:1:")
-        _, said = relay.end(signal.SIGTERM)
-        assert said.count("advertise on to-inside") == 1, said
 
 
 @in_own_namespaces
@@ -159,7 +135,7 @@ def test_an_isatap_host_is_configured_by_its_router() -> None:
         header = ipv6.parse(solicitation[20:])
         own = ip_address(f"fe80::5efe:{address(4, LINK, 1)}")
         assert (header.source, header.destination) == (own.packed, ip_address("ff02::2").packed)
-        until(host, "isa", str(ip_address(f"{prefix}5efe:{address(4, LINK, 1)}")))
+        host.until_address("isa", str(ip_address(f"{prefix}5efe:{address(4, LINK, 1)}")))
         host.ping(f"fe80::5efe:{address(4, LINK, 2)}%isa")
         host.ping(address(6, 31, 2))
         native.ping(f"{prefix}5efe:{address(4, LINK, 1)}")
@@ -189,8 +165,8 @@ def two_sites(lab: Lab) -> list[Relay]:
     for host, own, gate in ((a, "192.168.12.9", "192.168.204.1"), (b, "192.168.141.30", "192.168.39.1")):
         serving.append((host, table("isa", "isatap", localaddress=own, router=[gate])))
     relays = lab.serve(*serving)
-    until(a, "isa", str(ip_address(OURS)))
-    until(b, "isa", str(ip_address(THEIRS)))
+    a.until_address("isa", str(ip_address(OURS)))
+    b.until_address("isa", str(ip_address(THEIRS)))
     return relays
 
 

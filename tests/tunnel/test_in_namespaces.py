@@ -13,21 +13,9 @@ from portproxy.tunnel.model import TunnelType
 from portproxy.tunnel.packet import icmpv4, icmpv6, ipv4, ipv6
 from portproxy.tunnel.packet.checksum import upper_layer
 from tests.package.namespaces import in_own_namespaces
-from tests.tunnel.lab import (
-    INNER,
-    LINK,
-    Lab,
-    Node,
-    Relay,
-    address,
-    first,
-    network,
-    pair,
-    transfer,
-    tunnel,
-    with_prefix,
-)
+from tests.tunnel.lab import INNER, LINK, Lab, Node, Relay, address, first, network, pair, tunnel, with_prefix
 from tests.tunnel.peer import Peer, family, link_local, set_tos
+from tests.tunnel.transfer import transfer
 
 MODES = pytest.mark.parametrize("mode", [one for one in TunnelType if not one.automatic])
 ECT, CE = 2, 3
@@ -104,15 +92,8 @@ def test_what_carries_ipv4_has_no_ipv6() -> None:
             assert peer.relay.dropped() == {}
             # Below 1280 bytes there is no IPv6, and from there on the kernel begins it anew.
             for mtu in (1000, 1280):
-                config = tunnel(TunnelType.V4V6TUNNEL, peer.local, peer.inner_remote, mtu=mtu)
-                assert peer.relay.reload(config)[0] == 0
+                peer.relay.reload(tunnel(TunnelType.V4V6TUNNEL, peer.local, peer.inner_remote, mtu=mtu))
             assert _without_ipv6(a)
-
-
-@in_own_namespaces
-def test_what_carries_ipv6_has_it() -> None:
-    with Lab("a", "b") as lab, Peer(lab, TunnelType.V6V4TUNNEL):
-        assert not _without_ipv6(lab["a"])
 
 
 @in_own_namespaces
@@ -257,65 +238,72 @@ def test_outer_header(mode: str) -> None:
                 assert packet[40] >> 4 == 4
 
 
-@MODES
 @in_own_namespaces
-def test_congestion_on_the_way(mode: str) -> None:
-    """A packet that is marked outside arrives marked inside, if it can be, or not at all (RFC 6040, 4.2)."""
-    type_ = TunnelType(mode)
-    with Lab("a", "b") as lab, Peer(lab, type_) as peer:
-        sock = lab["a"].socket(family(type_.inner), socket.SOCK_DGRAM)
-        with sock:
-            level, option = {
-                4: (socket.IPPROTO_IP, socket.IP_RECVTOS),
-                6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS),
-            }[type_.inner]
-            sock.setsockopt(level, option, 1)
-            sock.bind((peer.inner_remote, 0))
-            port = sock.getsockname()[1]
-            for tos, outer, said in ((0, 0, b"plain"), (0, CE, b"lost"), (ECT, CE, b"marked")):
-                peer.send(peer.datagram(port, said, tos), outer)
-            got = [sock.recvmsg(100, 100)[:2] for _ in range(2)]
-        marks = [(data, ancillary[0][2][0]) for data, ancillary in got]
-        assert marks == [(b"plain", 0), (b"marked", CE)]
+def test_what_a_peer_sends_over_ipv6() -> None:
+    with Lab("a", "b") as lab, Peer(lab, TunnelType.V4V6TUNNEL) as peer:
+        _congestion_on_the_way(lab["a"], peer)
         assert peer.relay.dropped() == {"ecn": 1}
 
 
 @in_own_namespaces
-def test_neighbour_unreachability_detection_is_answered() -> None:
+def test_what_a_peer_and_others_send_over_ipv4() -> None:
+    with Lab("a", "b") as lab, Peer(lab, TunnelType.V6V4TUNNEL) as peer:
+        assert not _without_ipv6(lab["a"])
+        _congestion_on_the_way(lab["a"], peer)
+        assert peer.relay.dropped() == {"ecn": 1}
+        _neighbour_unreachability_detection_is_answered(peer)
+        _what_others_send_is_dropped_without_a_word(lab["a"], peer)
+        assert peer.relay.dropped() == {"ecn": 1, "source": 1}
+
+
+def _congestion_on_the_way(a: Node, peer: Peer) -> None:
+    """A packet that is marked outside arrives marked inside, if it can be, or not at all (RFC 6040, 4.2)."""
+    with a.socket(family(peer.type.inner), socket.SOCK_DGRAM) as sock:
+        level, option = {
+            4: (socket.IPPROTO_IP, socket.IP_RECVTOS),
+            6: (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS),
+        }[peer.type.inner]
+        sock.setsockopt(level, option, 1)
+        sock.bind((peer.inner_remote, 0))
+        port = sock.getsockname()[1]
+        for tos, outer, said in ((0, 0, b"plain"), (0, CE, b"lost"), (ECT, CE, b"marked")):
+            peer.send(peer.datagram(port, said, tos), outer)
+        got = [sock.recvmsg(100, 100)[:2] for _ in range(2)]
+    marks = [(data, ancillary[0][2][0]) for data, ancillary in got]
+    assert marks == [(b"plain", 0), (b"marked", CE)]
+
+
+def _neighbour_unreachability_detection_is_answered(peer: Peer) -> None:
     """RFC 4213, 3.8: by the kernel, to a solicitation from and to the tunnel's link-local addresses."""
-    with Lab("a", "b") as lab, Peer(lab, TunnelType.V6V4TUNNEL) as peer:
-        ours, theirs = map(link_local, (peer.local, peer.remote))
-        solicitation = bytes((135, 0, 0, 0)) + bytes(4) + theirs
-        sum_ = upper_layer(ours, theirs, icmpv6.PROTOCOL, solicitation)
-        message = solicitation[:2] + sum_.to_bytes(2) + solicitation[4:]
-        peer.send(ipv6.build(ours, theirs, icmpv6.PROTOCOL, message, hop_limit=255))
-        answer = peer.arriving(theirs + ours)[20:]
-        header = ipv6.parse(answer)
-        assert (header.source, header.destination, header.hop_limit) == (theirs, ours, 255)
-        # RFC 4861, 4.4: an advertisement, of the target, that was solicited.
-        assert answer[40] == 136
-        assert answer[44] & 0x40
-        assert answer[48:64] == theirs
+    ours, theirs = map(link_local, (peer.local, peer.remote))
+    solicitation = bytes((135, 0, 0, 0)) + bytes(4) + theirs
+    sum_ = upper_layer(ours, theirs, icmpv6.PROTOCOL, solicitation)
+    message = solicitation[:2] + sum_.to_bytes(2) + solicitation[4:]
+    peer.send(ipv6.build(ours, theirs, icmpv6.PROTOCOL, message, hop_limit=255))
+    answer = peer.arriving(theirs + ours)[20:]
+    header = ipv6.parse(answer)
+    assert (header.source, header.destination, header.hop_limit) == (theirs, ours, 255)
+    # RFC 4861, 4.4: an advertisement, of the target, that was solicited.
+    assert answer[40] == 136
+    assert answer[44] & 0x40
+    assert answer[48:64] == theirs
 
 
-@in_own_namespaces
-def test_what_others_send_is_dropped_without_a_word() -> None:
+def _what_others_send_is_dropped_without_a_word(a: Node, peer: Peer) -> None:
     """RFC 4213, 3.6: no ICMP error is sent, which would tell a prober that there is a tunnel."""
-    with Lab("a", "b") as lab, Peer(lab, TunnelType.V6V4TUNNEL) as peer:
-        other = address(4, LINK, 3)
-        peer.node.ip("address", "add", with_prefix(other), "dev", "to-a")
-        with (
-            lab["a"].socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
-            peer.node.socket(socket.AF_INET, socket.SOCK_RAW, 41) as stranger,
-        ):
-            sock.bind((peer.inner_remote, 0))
-            port = sock.getsockname()[1]
-            stranger.bind((other, 0))
-            stranger.sendto(peer.datagram(port, b"forged"), (peer.remote, 0))
-            peer.send(peer.datagram(port, b"hello"))
-            assert sock.recv(100) == b"hello"
-        peer.capture.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                assert peer.capture.recv(1 << 16)[9] != icmpv4.PROTOCOL
-        assert peer.relay.dropped() == {"source": 1}
+    other = address(4, LINK, 3)
+    peer.node.ip("address", "add", with_prefix(other), "dev", "to-a")
+    with (
+        a.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
+        peer.node.socket(socket.AF_INET, socket.SOCK_RAW, 41) as stranger,
+    ):
+        sock.bind((peer.inner_remote, 0))
+        port = sock.getsockname()[1]
+        stranger.bind((other, 0))
+        stranger.sendto(peer.datagram(port, b"forged"), (peer.remote, 0))
+        peer.send(peer.datagram(port, b"hello"))
+        assert sock.recv(100) == b"hello"
+    peer.capture.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            assert peer.capture.recv(1 << 16)[9] != icmpv4.PROTOCOL
