@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from ipaddress import IPv6Interface
 from random import Random
@@ -12,18 +13,24 @@ from portproxy.tunnel.endpoint import first
 from portproxy.tunnel.lan import Lan
 from portproxy.tunnel.modes.advertiser import Advertiser
 from portproxy.tunnel.modes.embedded import SIX_TO_FOUR, packed
+from portproxy.tunnel.routing import Changes
 
 _RETRY = 10.0
 """Seconds until an interface is tried again that is not there, or cannot be had."""
 
 
 class Site:
-    """The hosts behind a 6to4 router. ``on_error`` hears of what the kernel refuses."""
+    """The hosts behind a 6to4 router. ``problem`` says on which interfaces it is no router, and why;
+    ``on_problem`` hears of each once, and ``on_error`` of what the kernel refuses."""
 
-    def __init__(self, on_error: Callable[[str, OSError], None]) -> None:
-        self._on_error = on_error
+    def __init__(self, on_error: Callable[[str, OSError], None], on_problem: Callable[[str], None]) -> None:
+        self._on_error, self._on_problem = on_error, on_problem
         self._subnets: dict[str, _Subnet] = {}
         self._nursery: trio.Nursery
+
+    @property
+    def problem(self) -> str:
+        return "; ".join(subnet.problem for subnet in self._subnets.values() if subnet.problem)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be their router until cancelled; then tell them that it is none."""
@@ -41,7 +48,8 @@ class Site:
             if interface in self._subnets:
                 self._subnets[interface].renumber(network, mtu)
             else:
-                subnet = self._subnets[interface] = _Subnet(interface, network, mtu, self._on_error)
+                subnet = _Subnet(interface, network, mtu, self._on_error, self._on_problem)
+                self._subnets[interface] = subnet
                 self._nursery.start_soon(subnet.run)
 
 
@@ -49,12 +57,18 @@ class _Subnet:
     """The hosts on ``interface``, whose prefix of 64 bits is ``network``, as 8 bytes."""
 
     def __init__(
-        self, interface: str, network: bytes, mtu: int, on_error: Callable[[str, OSError], None]
+        self,
+        interface: str,
+        network: bytes,
+        mtu: int,
+        on_error: Callable[[str, OSError], None],
+        on_problem: Callable[[str], None],
     ) -> None:
         self.running = trio.CancelScope()
+        self.problem = ""
         self._interface = interface
         self._network, self._mtu = network, mtu
-        self._on_error = on_error
+        self._on_error, self._on_problem = on_error, on_problem
         self._renumbered = trio.Event()
 
     def renumber(self, network: bytes, mtu: int) -> None:
@@ -63,22 +77,28 @@ class _Subnet:
             self._renumbered.set()
 
     async def run(self) -> None:
-        said: int | None = None
+        said = ""
         with self.running:
             while True:
+                changes = Changes()
                 try:
                     await self._be_router(Lan(self._interface, self._on_error))
                 except* OSError as group:
                     error = first(group)
-                    if error.errno != said:  # once for every one in a row
-                        self._on_error(f"advertise on {self._interface}", error)
-                    said = error.errno
-                await trio.sleep(_RETRY)
+                    self.problem = f"advertise on {self._interface}: {error.strerror}"
+                    if self.problem != said:  # once for every one in a row
+                        self._on_problem(self.problem)
+                    said = self.problem
+                    with trio.move_on_after(_RETRY):
+                        await _until_it_may_be_there(error, changes)
+                finally:
+                    changes.close()
 
     async def _be_router(self, lan: Lan) -> None:
         network = self._network
         try:
             await trio.to_thread.run_sync(lan.add_addresses, _own(network))
+            self.problem = ""
             advertiser = Advertiser(_prefixes(network), mtu=self._mtu, random=Random())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lan.run, advertiser)
@@ -99,6 +119,13 @@ class _Subnet:
             await trio.to_thread.run_sync(lan.remove_addresses, _own(old))
         lan.send(advertiser.renumber(_prefixes(network), self._mtu, trio.current_time()))
         return network
+
+
+async def _until_it_may_be_there(error: OSError, changes: Changes) -> None:
+    """``changes`` were looked for from before ``error`` on."""
+    if error.errno != errno.ENODEV:
+        await trio.sleep_forever()
+    await changes.wait()
 
 
 def _own(network: bytes) -> tuple[IPv6Interface]:

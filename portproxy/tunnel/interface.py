@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pathlib import Path
 
 from portproxy.tunnel.model import Interface as Address
 from portproxy.tunnel.model import TunnelRoute
+from portproxy.tunnel.rtnetlink import rtnetlink
 
 OWNER = "portproxy"
 """The interface's alias, by which one that was left behind is known (ip-link(8), alias)."""
@@ -26,8 +25,17 @@ _LAST_RESORT = 1 << 16
 """A metric behind those that anybody else sets; the interface's index is added, for there may be several."""
 _GENERATE_NONE = 1
 """IN6_ADDR_GEN_MODE_NONE: a link-local address made up by the kernel is not the tunnel's (RFC 4213, 3.7)."""
-_IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
-"""proc(5); rtnetlink has no such setting."""
+_SETTING = "/proc/sys/net/ipv6/conf/{}/{}"
+"""ip-sysctl; rtnetlink has none of these."""
+_PROTO = 0x70
+"""IFA_PROTO of the addresses that are put on interfaces of others, by which those left behind are known; from
+4 on it means nothing to the kernel."""
+_IFF_UP = 0x1
+_NO_GATEWAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
+
+
+class NoGatewayError(OSError):
+    """The gateway of a route is not in the tunnel."""
 
 
 class Interface:
@@ -42,29 +50,51 @@ class Interface:
     def __init__(self, name: str, carries: int, *, shared: bool = False) -> None:
         self._carries = carries
         self._shared = shared
-        self._index = socket.if_nametoindex(name)
+        self._mtu = 0
+        self.index = socket.if_nametoindex(name)
         self.addresses: tuple[Address, ...] = ()
         self.deprecated: frozenset[Address] = frozenset()
         self.routes: tuple[TunnelRoute, ...] = ()
 
     def take(self) -> None:
-        """Make it ours: known by its alias, and with no address of the kernel's own making."""
-        _do("link", "set", index=self._index, ifalias=OWNER)
+        """Make it ours: known by its alias, and with no address or route of the kernel's own making."""
+        _do("link", "set", index=self.index, ifalias=OWNER)
         specific = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _GENERATE_NONE]]}]]}
-        _do("link", "set", index=self._index, IFLA_AF_SPEC=specific)
+        _do("link", "set", index=self.index, IFLA_AF_SPEC=specific)
+        self._set("accept_ra", 0)
+        self._set("accept_redirects", 0)
 
     def set_mtu(self, mtu: int) -> None:
         """In bytes."""
-        _do("link", "set", index=self._index, mtu=mtu)
+        self._mtu = mtu
+        _do("link", "set", index=self.index, mtu=mtu)
         if self._carries == 4:  # every time: with 1280 bytes and more the kernel begins IPv6 anew
-            self._switch_ipv6_off()
+            self._set("disable_ipv6", 1)
 
     def up(self) -> None:
-        _do("link", "set", index=self._index, state="up")
+        _do("link", "set", index=self.index, state="up")
+
+    def restore(self) -> bool:
+        """Give it again what somebody else has taken; whether it was so. Raises OSError: ENETDOWN where it
+        was set down, which is left to whoever did so."""
+        with rtnetlink() as netlink:
+            (link,) = netlink.link("get", index=self.index)
+        if not link["flags"] & _IFF_UP:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        acts: list[Callable[[], None]] = []
+        if link.get_attr("IFLA_MTU") != self._mtu:
+            acts.append(partial(self.set_mtu, self._mtu))
+        for one in self.addresses:
+            old = {"preferred_lft": 0} if one in self.deprecated else {}
+            acts.append(partial(self._address, "add", one, **old))
+        acts += [partial(self._route, "add", route) for route in self.routes]
+        return [_is_missing(act) for act in acts].count(True) > 0
 
     def add_addresses(self, addresses: Iterable[Address]) -> None:
+        """Raises OSError (EEXIST, with the address) where it is this host's already."""
         for one in addresses:
-            self._address("add", one)
+            with _naming(one, errno.EEXIST):
+                self._address("add", one)
             self.addresses += (one,)
 
     def remove_addresses(self, addresses: Iterable[Address]) -> None:
@@ -80,9 +110,11 @@ class Interface:
         self.deprecated = addresses
 
     def add_routes(self, routes: Iterable[TunnelRoute]) -> None:
-        """Raises OSError (EEXIST) where there is such a route already: a tunnel displaces none."""
+        """Raises OSError (EEXIST, with the route) where there is such a route already: a tunnel displaces
+        none. Raises NoGatewayError."""
         for route in routes:
-            self._route("add", route)
+            with _naming(route, errno.EEXIST):
+                self._route("add", route)
             self.routes += (route,)
 
     def remove_routes(self, routes: Iterable[TunnelRoute]) -> None:
@@ -90,23 +122,21 @@ class Interface:
             _unless_gone(partial(self._route, "del", route))
             self.routes = tuple(other for other in self.routes if other != route)
 
-    def _switch_ipv6_off(self) -> None:
-        """Where /proc/sys can be written; elsewhere the tunnel drops what the kernel sends by itself."""
+    def _set(self, setting: str, value: int) -> None:
+        """Where /proc/sys can be written; elsewhere the tunnel drops what is not to be."""
         with suppress(OSError):
-            setting = _IPV6_OFF.format(socket.if_indextoname(self._index))
-            with open(setting, "w") as file:
-                file.write("1")
+            Path(_SETTING.format(socket.if_indextoname(self.index), setting)).write_text(str(value))
 
     def _address(self, command: str, one: Address, **settings: object) -> None:
         family = socket.AF_INET if one.version == 4 else socket.AF_INET6
-        if one.version == 6 and not self._shared:
-            settings |= {"flags": _NO_DAD}
+        if one.version == 6:
+            settings |= {"IFA_PROTO": _PROTO} if self._shared else {"flags": _NO_DAD}
         if "preferred_lft" in settings:
             settings |= {"valid_lft": _FOR_EVER}
         _do(
             "addr",
             command,
-            index=self._index,
+            index=self.index,
             family=family,
             address=str(one.ip),
             prefixlen=one.network.prefixlen,
@@ -116,15 +146,20 @@ class Interface:
     def _route(self, command: str, route: TunnelRoute) -> None:
         family = socket.AF_INET if route.prefix.version == 4 else socket.AF_INET6
         settings: dict[str, object] = {"gateway": str(route.via)} if route.via else {}
-        if not route.prefix.prefixlen:
+        if route.learned or not route.prefix.prefixlen:
             # A tunnel's default route is there for want of another (RFC 3964, 5).
-            settings |= {"priority": _LAST_RESORT + self._index}
-        _do("route", command, family=family, dst=str(route.prefix), oif=self._index, **settings)
+            settings |= {"priority": _LAST_RESORT + self.index}
+        try:
+            _do("route", command, family=family, dst=str(route.prefix), oif=self.index, **settings)
+        except OSError as error:
+            if route.via and error.errno in _NO_GATEWAY:
+                raise NoGatewayError(error.errno, str(route)) from None
+            raise
 
 
 def remove_left_behind(name: str) -> bool:
     """Remove the interface ``name`` if it is one that we made and did not take back; whether it was."""
-    with IPRoute() as netlink:
+    with rtnetlink() as netlink:
         for link in netlink.get_links():
             if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == OWNER:
                 _do("link", "del", index=link["index"])
@@ -132,13 +167,44 @@ def remove_left_behind(name: str) -> bool:
     return False
 
 
+def remove_strays(name: str) -> None:
+    """Remove the addresses that were put on the interface ``name``, which is not ours, and left behind."""
+    with rtnetlink() as netlink:
+        strays = [
+            (message["index"], message.get_attr("IFA_ADDRESS"), message["prefixlen"])
+            for message in netlink.get_addr(index=socket.if_nametoindex(name), family=socket.AF_INET6)
+            if message.get_attr("IFA_PROTO") == _PROTO
+        ]
+    for index, address, length in strays:
+        remove = partial(_do, "addr", "del", index=index, address=address, prefixlen=length)
+        _unless_gone(partial(remove, family=socket.AF_INET6))
+
+
 def _do(objects: str, command: str, **settings: object) -> None:
-    """Each on a socket of its own: an IPRoute leaves something behind in every thread that it is used in."""
+    with rtnetlink() as netlink:
+        getattr(netlink, objects)(command, **settings)
+
+
+@contextmanager
+def _naming(what: object, code: int) -> Iterator[None]:
+    """The error ``code`` of the kernel's says what it is about."""
     try:
-        with IPRoute() as netlink:
-            getattr(netlink, objects)(command, **settings)
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from None
+        yield
+    except OSError as error:
+        if error.errno != code:
+            raise
+        raise OSError(code, str(what)) from None
+
+
+def _is_missing(add: Callable[[], None]) -> bool:
+    """And is so no more. Where root was dropped, nobody can know."""
+    try:
+        add()
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EPERM):
+            raise
+        return False
+    return True
 
 
 def _unless_gone(act: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from portproxy.tunnel.interface import Interface
+from portproxy.tunnel.interface import Interface, remove_strays
 from portproxy.tunnel.model import Interface as Address
 from portproxy.tunnel.modes.advertiser import Advertiser
 from portproxy.tunnel.packet import discovery, icmpv6, ipv6
@@ -64,7 +64,8 @@ class _Source(NamedTuple):
 class Lan:
     """The interface ``interface``, which may go and come back, under the same name also as another.
 
-    ``on_error`` hears of what the kernel refuses, in the thread of ``run``. Raises OSError: ENODEV where
+    Addresses that a process left behind there which was killed are removed. ``on_error`` hears of what the
+    kernel refuses, in the thread of ``run``. Raises OSError: ENODEV where
     there is no such interface, EPERM without CAP_NET_RAW, EAFNOSUPPORT without IPv6.
     """
 
@@ -89,6 +90,7 @@ class Lan:
             ):
                 self._sock.setsockopt(socket.IPPROTO_IPV6, option, value)
             self._index()
+            remove_strays(interface)
         except OSError:
             self._sock.close()
             raise

@@ -54,10 +54,12 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TunnelRoute:
-    """A prefix that is reached through the tunnel, by the gateway ``via`` there where one is named."""
+    """A prefix that is reached through the tunnel, by the gateway ``via`` there where one is named. Those
+    ``learned`` are not the configuration's: a router says so."""
 
     prefix: Network
     via: Address | None = None
+    learned: bool = False
 
     def __str__(self) -> str:
         return f"{self.prefix} via {self.via}" if self.via else str(self.prefix)

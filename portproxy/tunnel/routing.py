@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import socket
+import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from portproxy.tunnel.modes.embedded import Here
+from portproxy.tunnel.rtnetlink import rtnetlink
 
 # From linux/rtnetlink.h: what changes the answer.
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (rtnetlink(7))."""
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 24
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (rtnetlink(7)), and
+RTNLGRP_IPV6_NETCONF."""
+_NEWLINK, _DELADDR, _DELROUTE = 16, 21, 25
+_OIF = 4
+# From linux/netlink.h: the beginnings of struct nlmsghdr and of struct rtattr.
+_MESSAGE = struct.Struct("=IH10x")
+_ATTRIBUTE = struct.Struct("=HH")
+_INDEX = struct.Struct("=I")
+"""Of the interface, behind four bytes of struct ifinfomsg and of struct ifaddrmsg."""
+_ROUTE = 12
+"""Bytes of struct rtmsg."""
+_ANY = 0
 _FIB_MATCH = 0x2000
 """RTM_F_FIB_MATCH: the route as it was set up, without what has been heard of the path since."""
 _DISCARD = 9
@@ -23,10 +35,12 @@ _DISCARD = 9
 
 
 class Way(NamedTuple):
-    """The literal address that packets leave from, and the MTU of the first hop in bytes."""
+    """The literal address that packets leave from, the MTU of the first hop in bytes, and the index of the
+    interface that they leave by; 0 where that is not known."""
 
     local: str
     mtu: int
+    through: int = 0
 
 
 def way_to(remote: str, local: str | None = None) -> Way:
@@ -40,10 +54,7 @@ def way_to(remote: str, local: str | None = None) -> Way:
             sock.bind((local, 0))
         sock.connect((remote, _DISCARD))
         found = sock.getsockname()[0]
-    try:
-        return Way(found, _first_hop(family, remote, found))
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from None
+    return Way(found, *_first_hop(family, remote, found))
 
 
 def check_own(local: str) -> None:
@@ -56,16 +67,13 @@ def check_own(local: str) -> None:
 def look_around() -> Here:
     """What automatic tunnels have to know of this host. Raises OSError."""
     four, six, broadcasts = set[bytes](), set[bytes](), set[bytes]()
-    try:
-        with IPRoute() as netlink:
-            for message in netlink.get_addr():
-                family, kinds = message["family"], (four if message["family"] == socket.AF_INET else six)
-                own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-                kinds.add(socket.inet_pton(family, own))
-                if broadcast := message.get_attr("IFA_BROADCAST"):
-                    broadcasts.add(socket.inet_pton(family, broadcast))
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from None
+    with rtnetlink() as netlink:
+        for message in netlink.get_addr():
+            family, kinds = message["family"], (four if message["family"] == socket.AF_INET else six)
+            own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            kinds.add(socket.inet_pton(family, own))
+            if broadcast := message.get_attr("IFA_BROADCAST"):
+                broadcasts.add(socket.inet_pton(family, broadcast))
     return Here(frozenset(four), frozenset(broadcasts), frozenset(six))
 
 
@@ -77,21 +85,44 @@ def forwards() -> bool:
         return False
 
 
-def _first_hop(family: int, remote: str, local: str) -> int:
+def _first_hop(family: int, remote: str, local: str) -> tuple[int, int]:
     """The MTU that is set on the route, or else on its interface: that of the path is the mode's to find out,
-    and to forget."""
-    with IPRoute() as netlink:
+    and to forget. And that interface."""
+    with rtnetlink() as netlink:
         (route,) = netlink.route("get", family=family, dst=remote, src=local, flags=_FIB_MATCH)
+        (taken,) = netlink.route("get", family=family, dst=remote, src=local)
+        index = int(taken.get_attr("RTA_OIF"))
         metrics = route.get_attr("RTA_METRICS")
         if mtu := metrics and metrics.get_attr("RTAX_MTU"):
-            return int(mtu)
-        (taken,) = netlink.route("get", family=family, dst=remote, src=local)
-        (link,) = netlink.link("get", index=taken.get_attr("RTA_OIF"))
-        return int(link.get_attr("IFLA_MTU"))
+            return int(mtu), index
+        (link,) = netlink.link("get", index=index)
+        return int(link.get_attr("IFLA_MTU")), index
+
+
+class Circles:
+    """Tunnels by the indexes of their interfaces, and the interfaces that their packets leave by."""
+
+    def __init__(self) -> None:
+        self._through: dict[int, int] = {}
+
+    def lead(self, tunnel: int, through: int) -> None:
+        """The packets of ``tunnel`` leave by ``through``. Raises OSError (ELOOP, with the interface's name)
+        where they come back to it from there."""
+        self._through[tunnel] = through
+        seen, at = set[int](), through
+        while at in self._through and at not in seen:
+            if at == tunnel:
+                raise OSError(errno.ELOOP, socket.if_indextoname(through))
+            seen.add(at)
+            at = self._through[at]
+
+    def forget(self, tunnel: int) -> None:
+        self._through.pop(tunnel, None)
 
 
 class Changes:
-    """Tells when links, addresses or routes of this host change; what has changed is to be looked up."""
+    """Tells when links, addresses or routes of this host change, or whether it forwards; what has changed is
+    to be looked up."""
 
     def __init__(self) -> None:
         self._sock = socket.socket(
@@ -102,13 +133,48 @@ class Changes:
     def close(self) -> None:
         self._sock.close()
 
-    async def wait(self) -> None:
-        """Until something has changed."""
+    async def wait(self) -> Disturbed:
+        """Until something has changed; which interfaces were set otherwise, or have lost something."""
         await trio.lowlevel.wait_readable(self._sock)
+        found = set[int]()
         while True:
             try:
-                self._sock.recv(1 << 16)
+                found |= _disturbed(self._sock.recv(1 << 16))
             except BlockingIOError:
-                return
-            except OSError:  # ENOBUFS: more has changed than fits, which comes to the same
-                continue
+                return Disturbed(frozenset(found))
+            except OSError:  # ENOBUFS: more has changed than fits
+                found.add(_ANY)
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbed:
+    """Interfaces, by their indexes."""
+
+    indexes: frozenset[int]
+
+    def __contains__(self, index: object) -> bool:
+        return index in self.indexes or _ANY in self.indexes
+
+
+def _disturbed(data: bytes) -> set[int]:
+    """rtnetlink(7): what messages of the kernel are about that tell of a link, or of what it has no more."""
+    found, at = set[int](), 0
+    while at + _MESSAGE.size <= len(data):
+        length, kind = _MESSAGE.unpack_from(data, at)
+        if kind in (_NEWLINK, _DELADDR):
+            found.add(_INDEX.unpack_from(data, at + _MESSAGE.size + 4)[0])
+        elif kind == _DELROUTE:
+            found |= _left_by(data[at + _MESSAGE.size + _ROUTE : at + length])
+        at += max(length + 3 & ~3, _MESSAGE.size)
+    return found
+
+
+def _left_by(attributes: bytes) -> set[int]:
+    """The interface of a route, by its RTA_OIF; of several, none is told."""
+    at = 0
+    while at + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, at)
+        if kind == _OIF:
+            return {_INDEX.unpack_from(attributes, at + _ATTRIBUTE.size)[0]}
+        at += max(length + 3 & ~3, _ATTRIBUTE.size)
+    return set()

@@ -5,40 +5,38 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from ipaddress import IPv6Interface, IPv6Network
 from threading import Lock
 
 import trio
 
 from portproxy.tunnel.advertising import Site
-from portproxy.tunnel.device import NODE, Tun
+from portproxy.tunnel.causes import NotForwardingError
+from portproxy.tunnel.course import Course, arrange, find_way, make_course
+from portproxy.tunnel.device import Tun
 from portproxy.tunnel.effects import Configure
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.interface import Interface, remove_left_behind
-from portproxy.tunnel.making import (
-    AutomaticMode,
-    ConfiguredMode,
-    Sender,
-    all_addresses,
-    all_routes,
-    make_mode,
-    make_sender,
-    names_of,
-)
-from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelRoute, TunnelType
-from portproxy.tunnel.modes.embedded import NOWHERE, Here, packed, public
+from portproxy.tunnel.making import names_of
+from portproxy.tunnel.model import Role, Tunnel, TunnelType
+from portproxy.tunnel.modes import Mode
+from portproxy.tunnel.modes.blocked import Blocked
+from portproxy.tunnel.modes.embedded import NOWHERE, Here
+from portproxy.tunnel.modes.fourinsix import FourInSix
 from portproxy.tunnel.modes.isatap_host import IsatapHost
 from portproxy.tunnel.modes.isatap_router import IsatapRouter
 from portproxy.tunnel.modes.sixtofour import SixToFour
 from portproxy.tunnel.naming import Names
 from portproxy.tunnel.reception import Key, Reception, Receptions
-from portproxy.tunnel.routing import Way, check_own, forwards, way_to
+from portproxy.tunnel.routing import Circles, Way, forwards
 from portproxy.tunnel.traffic import Traffic
 
-_ANYWHERE = "192.0.2.1"
-"""What the default route leads to; nothing is sent there."""
+_NOTHING = Configure((), ())
 _RANKS = {type_: rank for rank, type_ in enumerate(TunnelType)}
+_APART = 1.0
+"""Seconds at least from one time that routers have the interface set otherwise to the next: each takes some
+milliseconds, and anybody may forge what they say."""
 
 
 class Device:
@@ -52,7 +50,7 @@ class Device:
             self._tun.close()
             raise
         self.wait, self.read, self.write = self._tun.wait, self._tun.read, self._tun.write
-        self.set_mtu = self.interface.set_mtu
+        self.set_mtu: Callable[[int], None]
         self.configure: Callable[[Configure], None]
 
     def close(self) -> None:
@@ -62,58 +60,77 @@ class Device:
 class RunningTunnel:
     """Runs ``spec``, which ``change`` may replace while connections through it go on.
 
-    ``way`` is where it leaves from, ``problem`` what it goes on in spite of, of which ``on_problem`` hears.
-    ``on_error`` hears of what the kernel refuses. Raises OSError, which ``explain`` tells people.
+    ``circles`` knows of the other tunnels. ``problem`` is what it goes on in spite of, of which
+    ``on_problem`` hears; ``on_error`` hears of what the kernel refuses. Raises OSError, which
+    portproxy.tunnel.causes tells people.
     """
 
     def __init__(
-        self, spec: Tunnel, on_error: Callable[[str, OSError], None], on_problem: Callable[[str], None]
+        self,
+        spec: Tunnel,
+        circles: Circles,
+        on_error: Callable[[str, OSError], None],
+        on_problem: Callable[[str], None],
     ) -> None:
-        self.spec = spec
-        self._on_problem = on_problem
+        self._circles = circles
+        self._on_error, self._on_problem = on_error, on_problem
         self.traffic = Traffic()
-        self._on_error = on_error
         self.gone = trio.Event()
         self._changed = trio.CancelScope()
         self._here = NOWHERE
-        self._mode: ConfiguredMode | AutomaticMode
         self._endpoint: Endpoint | None = None
-        self._learned = Configure((), ())
-        self._learned_as: object = None
+        self._said = _NOTHING
+        self._said_on: object = None
+        self._refused = ""
+        self._told = trio.Event()
         self._arranging = Lock()
-        self._names = Names(names_of(spec), self._know_routers, on_problem)
-        self._site = Site(on_error)
-        self._sender: Sender | None = None
-        self._sending: Sender | None = None
+        self._lost: OSError | None = None
+        self._site = Site(on_error, on_problem)
         self._receptions: Receptions
         self._reception: Reception
         self._held: Key | None = None
-        _check_forwarding(spec)
         remove_left_behind(spec.interface)
         self._device = Device(spec.interface, spec.type.inner)
         try:
             self._device.interface.take()
-            self.way = _find_way(spec)
-            self._make(spec, self.way)
-            self._arrange(spec)
+            self._course = self._next = make_course(spec, self._look(spec), self._names(spec))
+        except OSError:
+            self._close_device()
+            raise
+        try:
+            self._arrange()
         except OSError:
             self._close()
             raise
 
     @property
+    def spec(self) -> Tunnel:
+        return self._next.spec
+
+    @property
+    def way(self) -> Way:
+        """Where it leaves from."""
+        return self._next.way
+
+    @property
+    def index(self) -> int:
+        """Its interface's."""
+        return self._device.interface.index
+
+    @property
     def mtu(self) -> int:
         """Bytes of the largest packet that goes in, by now."""
-        return self._mode.mtu
+        return self._next.mode.mtu
 
     @property
     def problem(self) -> str:
-        return self._names.problem
+        return "; ".join(filter(None, (self._next.names.problem, self._site.problem, self._refused)))
 
     def know(self, here: Here) -> None:
         """Of this host, which has changed."""
         self._here = here
-        if not isinstance(self._mode, ConfiguredMode):
-            self._mode.here = here
+        if not isinstance(self._course.mode, FourInSix):
+            self._course.mode.here = here
 
     def open(self, receptions: Receptions) -> None:
         """Begin to receive: before the first packet goes out, to which there may be an answer.
@@ -151,38 +168,68 @@ class RunningTunnel:
 
     async def _carry(self) -> None:
         """Until ``take_up``."""
-        sender, mode = self._sender, self._mode
-        self._sending = sender
-        assert sender
-        self._device.configure = partial(self._learn, mode)
-        endpoint = self._endpoint = Endpoint(self._device, mode, sender, self.traffic, self._on_error)
+        before, course = self._course, self._next
+        self._course = course
+        self._device.configure = partial(self._hear, course)
+        self._device.set_mtu = lambda mtu: self._told.set()
+        mode: Mode = course.mode
+        if self._lost and self._lost.errno == errno.ELOOP:
+            mode = Blocked(mode)
+        endpoint = self._endpoint = Endpoint(self._device, mode, course.sender, self.traffic, self._on_error)
         self.know(self._here)
-        self._know_routers(self._names.addresses)
-        self._site.arrange(self.way.local, self.spec.advertise, mode.mtu)
-        self._reception.join(endpoint, _RANKS[self.spec.type])
+        if course is not before and course.link == before.link:
+            self._succeed(course.mode, before.mode)
+        self._know_routers(course.names.addresses)
+        advertise = () if self._lost else course.spec.advertise
+        self._site.arrange(course.way.local, advertise, course.mode.mtu)
+        self._reception.join(endpoint, _RANKS[course.spec.type])
         try:
             with trio.CancelScope() as self._changed:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._names.run)
+                    nursery.start_soon(course.names.run)
                     nursery.start_soon(endpoint.run)
+                    nursery.start_soon(self._keep_told)
         finally:
             self._reception.leave(endpoint)
-            if isinstance(mode, IsatapRouter):
-                self._say_farewell(mode, endpoint)
-        if sender is not self._sender:
-            sender.close()
+            if isinstance(course.mode, IsatapRouter):
+                self._say_farewell(course.mode, endpoint)
+        if self._next is not course:
+            course.sender.close()
+
+    def _succeed(self, new: Mode, old: Mode) -> None:
+        if isinstance(new, IsatapHost) and isinstance(old, IsatapHost):
+            new.succeed(old)
+
+    async def _keep_told(self) -> None:
+        """Have the interface as the mode says, whenever that is otherwise."""
+        while True:
+            await self._told.wait()
+            self._told = trio.Event()
+            refused = self._refused
+            try:
+                await trio.to_thread.run_sync(self._arrange)
+            except OSError as error:
+                self._on_error("configure the interface", error)
+            if self._refused and self._refused != refused:
+                self._on_problem(self._refused)
+            await trio.sleep(_APART)
+
+    def _hear(self, course: Course, wanted: Configure) -> None:
+        self._said, self._said_on = wanted, course.link
+        self._told.set()
 
     def _know_routers(self, literals: tuple[str, ...]) -> None:
         assert self._endpoint
-        if isinstance(self._mode, IsatapHost | IsatapRouter):
-            self._endpoint.do(self._mode.know_routers(literals, trio.current_time()))
-        elif isinstance(self._mode, SixToFour):
-            self._mode.relay = next(iter(literals), None)
+        mode = self._course.mode
+        if isinstance(mode, IsatapHost | IsatapRouter):
+            self._endpoint.do(mode.know_routers(literals, trio.current_time()))
+        elif isinstance(mode, SixToFour):
+            mode.relay = next(iter(literals), None)
 
     def _say_farewell(self, mode: IsatapRouter, endpoint: Endpoint) -> None:
         """Hosts go on by what they were told until they are told otherwise."""
         now = trio.current_time()
-        new = self._mode
+        new = self._next.mode
         stays = self._held == Key(4, self.way.local) and new is not mode
         if stays and isinstance(new, IsatapRouter):
             endpoint.do(new.succeed(mode, now))
@@ -192,140 +239,81 @@ class RunningTunnel:
     def _close(self) -> None:
         if self._held:
             self._receptions.release(self._held)
-        for sender in {self._sender, self._sending}:
-            if sender:
-                sender.close()
+        for course in (self._course, self._next):
+            course.sender.close()
+        self._close_device()
+
+    def _close_device(self) -> None:
+        self._circles.forget(self.index)
         self._device.close()
 
-    def change(self, spec: Tunnel) -> None:
-        """Make ready to go on as ``spec``, whose interface is the same; ``take_up`` does. May block.
+    # Changing. All of this may block, and is called by one at a time.
 
-        Raises OSError, and then the interface may have some of what ``spec`` says.
+    def change(self, spec: Tunnel) -> None:
+        """Make ready to go on as ``spec``, whose interface is the same; ``take_up`` does.
+
+        Raises OSError, and then it goes on as before.
         """
-        _check_forwarding(spec)
-        if names_of(spec) != names_of(self.spec):
-            self._names = Names(names_of(spec), self._know_routers, self._on_problem)
-        self.spec = spec
-        self.way = _find_way(spec)
-        self._make(spec, self.way)
-        self._arrange(spec)
+        same = names_of(spec) == names_of(self.spec)
+        if self._lost:
+            self.restore()
+        self._adopt(make_course(spec, self._look(spec), self._next.names if same else self._names(spec)))
+
+    def restore(self) -> bool:
+        """Give the interface again what somebody else has taken; whether it was so. Raises OSError."""
+        with self._arranging:
+            return self._device.interface.restore()
 
     def follow(self) -> bool:
-        """Look at the way to the peer again; whether it is another, for ``take_up``. Raises OSError."""
-        way = _find_way(self.spec)
-        if way == self.way:
-            return False
-        self.way = way
-        self._make(self.spec, way)
-        self._arrange(self.spec)
-        return True
+        """Look at this host again; whether there is something to ``take_up``. Raises OSError where it can go
+        on no longer, for ``lose``."""
+        way = self._look(self.spec)
+        if self._lost or way[:2] != self.way[:2]:
+            self._adopt(make_course(self.spec, way, self._next.names))
+            return True
+        if self._refused:
+            self._arrange()
+        return False
+
+    def lose(self, error: OSError) -> None:
+        """Be no router, and send nothing that comes back, until ``change`` or ``follow`` succeeds."""
+        if not self._lost or self._lost.errno != error.errno:
+            self._lost = error
+            self.take_up()
 
     def take_up(self) -> None:
         """Go on by what ``change`` or ``follow`` has made; what waits in the device waits a moment longer."""
         self._changed.cancel()
 
-    def _make(self, spec: Tunnel, way: Way) -> None:
-        made, self._sender = self._sender, make_sender(spec, way)
-        self._mode = make_mode(spec, way)
-        learned_as = (spec.type, spec.role, names_of(spec), way.local)
-        if learned_as != self._learned_as:  # else it holds until its routers, which are asked, say it anew
-            self._learned, self._learned_as = Configure((), ()), learned_as
-        if made and made is not self._sending:  # nobody has taken it up
-            made.close()
-
-    def _learn(self, mode: ConfiguredMode | AutomaticMode, wanted: Configure) -> None:
+    def _look(self, spec: Tunnel) -> Way:
         """Raises OSError."""
-        if mode is self._mode:  # else a change in another thread has made its successor, which asks anew
-            self._learned = wanted
-            self._arrange(self.spec)
+        if spec.role is not Role.HOST and not forwards():
+            raise NotForwardingError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        way = find_way(spec)
+        self._circles.lead(self.index, way.through)
+        return way
 
-    def _arrange(self, spec: Tunnel) -> None:
-        """Raises OSError."""
-        with self._arranging:  # both a change in its thread and what routers say want it
-            self._arrange_alone(spec)
+    def _adopt(self, course: Course) -> None:
+        """Raises OSError, and then nothing is changed."""
+        before, self._next = self._next, course
+        try:
+            self._arrange()
+        except OSError:
+            self._next = before
+            course.sender.close()
+            with suppress(OSError):
+                self._arrange()
+            raise
+        self._lost = None
+        if before is not self._course:  # nobody has taken it up
+            before.sender.close()
 
-    def _arrange_alone(self, spec: Tunnel) -> None:
-        """Give the interface what ``spec`` and its routers say and take what it has beside that."""
-        interface, said = self._device.interface, self._learned
-        learned = [(IPv6Interface((address, length)), old) for address, length, old in said.addresses]
-        addresses = (*all_addresses(spec, self.way.local), *(one for one, _ in learned))
-        routes = dict.fromkeys((*all_routes(spec), *(TunnelRoute(IPv6Network(one)) for one in said.routes)))
-        interface.set_mtu(self._mode.mtu)
-        gone = [one for one in interface.addresses if one not in addresses]
-        if gone and spec.type.inner == 4:
-            # With an IPv4 address the kernel takes others of its prefix, with the last one every route.
-            interface.remove_routes(interface.routes)
-            gone = list(interface.addresses)
-        interface.remove_addresses(gone)
-        interface.remove_routes(route for route in interface.routes if route not in routes)
-        interface.add_addresses(one for one in addresses if one not in interface.addresses)
-        interface.deprecate(frozenset(one for one, old in learned if old))
-        interface.up()
-        interface.add_routes(route for route in routes if route not in interface.routes)
+    def _arrange(self) -> None:
+        """Give the interface what the tunnel and its routers say, and take what it has beside that. Raises
+        OSError, but for what routers say."""
+        with self._arranging:  # both a change and what routers say want it
+            said = self._said if self._said_on == self._next.link else _NOTHING
+            self._refused = arrange(self._device.interface, self._next, said)
 
-
-def _find_way(spec: Tunnel) -> Way:
-    """Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL where localaddress is not this host's."""
-    local = None if spec.localaddress == AUTO else spec.localaddress
-    if not spec.type.automatic:
-        return way_to(spec.remoteaddress, local)
-    if local:
-        check_own(local)
-    else:
-        local = way_to(next(filter(_is_literal, names_of(spec)), _ANYWHERE)).local
-        if spec.type is not TunnelType.ISATAP and not spec.private and not public(packed(local)):
-            raise NotPublicError(errno.EADDRNOTAVAIL, f"localaddress auto is {local}, which is not public")
-    return Way(local, 0)  # with a fixed MTU, whatever the first hop to each of many peers takes
-
-
-def _is_literal(name: str) -> bool:
-    return name.replace(".", "").isdigit()
-
-
-class NotForwardingError(OSError):
-    """What others send, this host does not forward."""
-
-
-class NotPublicError(OSError):
-    """The address that the default route leaves from is nobody's in the Internet."""
-
-
-def _check_forwarding(spec: Tunnel) -> None:
-    """Raises NotForwardingError."""
-    if spec.role is not Role.HOST and not forwards():
-        raise NotForwardingError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-
-def explain(spec: Tunnel, error: OSError, dropped_to: str | None = None) -> str:
-    """Why ``spec`` cannot be, and what would be right, in one line.
-
-    ``dropped_to`` is the user that this process became when it was root no longer, if it was.
-    """
-    code = error.errno
-    if isinstance(error, NotForwardingError):
-        return (
-            f"a {spec.role} forwards packets, and this host does not: sysctl net.ipv6.conf.all.forwarding=1"
-        )
-    if isinstance(error, NotPublicError):
-        return f"{error.strerror}; {spec.type} is for public addresses, unless private = true"
-    if code in (errno.EPERM, errno.EACCES):
-        needed = f"making the interface {spec.interface} and its socket needs CAP_NET_ADMIN and CAP_NET_RAW"
-        if not dropped_to:
-            return needed
-        dropped = f"root was dropped to user {dropped_to} after the start"
-        return f"{needed}; {dropped}, so a tunnel can be made or changed at a start only"
-    if code == errno.ENOENT:
-        return f"there is no {NODE} here: load the module tun, or give the container the device"
-    if code == errno.EBUSY:
-        return f"there is an interface {spec.interface} already; set another name with interface ="
-    if code == errno.EADDRNOTAVAIL:
-        return f"localaddress {spec.localaddress} is no address of this host"
-    if code in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        if spec.type.automatic:
-            return "there is no route that would say which address is this host's; set localaddress"
-        return f"there is no route to remoteaddress {spec.remoteaddress}"
-    if code in (errno.EBADFD, errno.ENODEV):
-        return f"the interface {spec.interface} was removed"
-    if code == errno.EEXIST:
-        return "one of its addresses or routes is there already; a tunnel displaces none"
-    return os.strerror(code or errno.EIO)
+    def _names(self, spec: Tunnel) -> Names:
+        return Names(names_of(spec), self._know_routers, self._on_problem)

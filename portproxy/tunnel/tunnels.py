@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
 from portproxy.log import Log
 from portproxy.reconcile import TunnelPlan
 from portproxy.snapshot import TunnelState, TunnelStatus
+from portproxy.tunnel.causes import explain
 from portproxy.tunnel.endpoint import first
 from portproxy.tunnel.making import open_receiver
 from portproxy.tunnel.model import Tunnel, TunnelType
 from portproxy.tunnel.modes.embedded import SIX_TO_FOUR, packed
 from portproxy.tunnel.reception import Receptions
-from portproxy.tunnel.routing import Changes, look_around
-from portproxy.tunnel.running import RunningTunnel, explain
+from portproxy.tunnel.routing import Changes, Circles, look_around
+from portproxy.tunnel.running import RunningTunnel
 from portproxy.tunnel.traffic import Traffic
 
 RETRY_FIRST = 1.0
@@ -40,6 +42,7 @@ class Tunnels:
         self._running: dict[str, RunningTunnel] = {}
         self._scopes: dict[RunningTunnel, trio.CancelScope] = {}
         self._errors: dict[str, str] = {}
+        self._circles = Circles()
         self._failing = trio.Event()
         self._changing = trio.Lock()
         self._nursery: trio.Nursery
@@ -102,11 +105,12 @@ class Tunnels:
             self._log.warning("the kernel refused a tunnel", tunnel=name, doing=what, error=error.strerror)
 
         def on_problem(problem: str) -> None:
-            self._log.warning("a tunnel's routers were not found", tunnel=name, error=problem)
+            self._log.warning("a tunnel has a problem", tunnel=name, error=problem)
 
         try:
             # In a thread: netlink answers soon, but the relay's sessions need not wait for it.
-            running = await trio.to_thread.run_sync(RunningTunnel, tunnel, on_error, on_problem)
+            made = partial(RunningTunnel, tunnel, self._circles, on_error, on_problem)
+            running = await trio.to_thread.run_sync(made)
             running.open(self._receptions)
         except OSError as error:
             self._fail(tunnel, error)
@@ -136,6 +140,7 @@ class Tunnels:
         if running:
             self._scopes[running].cancel()
             await running.gone.wait()
+            self._log.info("a tunnel is stopped", tunnel=tunnel.name)
 
     def _forget(self, name: str) -> RunningTunnel | None:
         del self._wanted[name]
@@ -189,36 +194,43 @@ class Tunnels:
         changes = Changes()
         try:
             while True:
-                await changes.wait()
+                disturbed = await changes.wait()
                 async with self._changing:
                     for name, running in list(self._running.items()):
-                        await self._look_again(name, running)
+                        await self._look_again(name, running, running.index in disturbed)
                     await self._look_around()
         finally:
             changes.close()
 
     async def _look_around(self) -> None:
-        """Tell the automatic tunnels of this host's addresses."""
-        automatic = [running for running in self._running.values() if running.spec.type.automatic]
-        if not automatic:
+        """Tell the tunnels over IPv4 of this host's addresses."""
+        over4 = [running for running in self._running.values() if running.spec.type.outer == 4]
+        if not over4:
             return
         try:
             here = await trio.to_thread.run_sync(look_around)
         except OSError as error:
             self._complain("look at this host's addresses", error)
             return
-        sites = (one for one in automatic if one.spec.type is TunnelType.SIXTOFOUR)
+        sites = (one for one in over4 if one.spec.type is TunnelType.SIXTOFOUR)
         here = here._replace(sites=frozenset(SIX_TO_FOUR + packed(one.way.local) for one in sites))
-        for running in automatic:
+        for running in over4:
             running.know(here)
 
-    async def _look_again(self, name: str, running: RunningTunnel) -> None:
+    async def _look_again(self, name: str, running: RunningTunnel, disturbed: bool) -> None:
+        was = running.way.local
         try:
-            moved = await trio.to_thread.run_sync(running.follow)
+            if disturbed and await trio.to_thread.run_sync(running.restore):
+                self._log.warning("a tunnel's interface was changed by others, and is restored", tunnel=name)
+            changed = await trio.to_thread.run_sync(running.follow)
         except OSError as error:
+            running.lose(error)
             self._fail(running.spec, error)
             self._failing.set()
             return
-        if moved:
+        if changed:
             running.take_up()
+        if running.way.local != was:
             self._say("a tunnel has moved", running)
+        if name in self._errors:
+            await self._change(running, self._wanted[name])

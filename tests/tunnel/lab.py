@@ -33,7 +33,7 @@ PATIENCE = 40.0
 _RUN = Path("/run")
 _STATUS = 9180
 _CLONE_NEWNET = 0x40000000
-_RTMGRP_IPV6_IFADDR = 0x100
+_RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400
 _ETH_P = {4: 0x0800, 6: 0x86DD}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -127,6 +127,13 @@ class Node:
             while not (found := [one for one in self.addresses(device) if one.startswith(prefix)]):
                 changes.recv(1 << 16)
         return found[0]
+
+    def until_gateways(self, number: int) -> None:
+        """Until there are so many default routes of IPv6."""
+        with self.socket(socket.AF_NETLINK, socket.SOCK_RAW) as changes:
+            changes.bind((0, _RTMGRP_IPV6_ROUTE))
+            while len(json.loads(self.ip("-6", "-json", "route", "show", "default"))) != number:
+                changes.recv(1 << 16)
 
     def run(self, *words: str) -> tuple[int, str]:
         """A command's exit code, and all that it says."""

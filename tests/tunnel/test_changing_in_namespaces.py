@@ -212,7 +212,7 @@ def test_a_change_fails_and_is_made_once_it_can_be() -> None:
         )
         (line,) = relay.refuses(config)
         assert line.startswith("tunnel tun is not up: ")
-        assert "one of its addresses or routes is there already; a tunnel displaces none" in line
+        assert f"{taken} is there already; a tunnel displaces none" in line
         assert not relay.up()
         a.ip("route", "del", taken, "dev", "to-b")
         relay.said("a tunnel is up", "tunnel=tun ")

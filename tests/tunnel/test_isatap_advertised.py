@@ -166,6 +166,18 @@ def test_table_4_an_advertisement_that_is_believed(source: str, to: str) -> None
     assert way(mode, 1.0) == ROUTER
 
 
+def test_one_that_goes_on_in_another_s_place_knows_what_that_was_told() -> None:
+    """Nothing is asked to be configured anew, and all of it ends in its time."""
+    old, new = host(ROUTER), host()
+    hear(old, advert(prefix(valid=1000, preferred=500), Mtu(1300), lifetime=600), 10.0)
+    new.succeed(old)
+    assert new.mtu == 1300
+    assert way(new, 20.0) == ROUTER
+    assert not [effect for effect in new.know_routers([ROUTER], 20.0) if isinstance(effect, Configure)]
+    ends = [(time, len(one.addresses), len(one.routes)) for time, one in kept(new, 5000.0)]
+    assert ends == [(510.0, 1, 2), (610.0, 1, 1), (1010.0, 0, 0)]
+
+
 # What follows: the whole that is wanted, each time that it changes.
 
 
@@ -193,6 +205,8 @@ WANTED = {
     "multicast": ((advert(prefix("ff02::/64"), behind("ff00::/8"), lifetime=0),), None),
     "everywhere on the link": ((advert(prefix("::/0"), lifetime=0),), None),
     "a route": ((advert(behind("2001:db8:5::/48"), lifetime=0),), configured(routes=["2001:db8:5::/48"])),
+    "half the world": ((advert(prefix("2000::/15"), behind("2000::/3"), lifetime=0),), None),
+    "a sixteenth bit": ((advert(behind("2002::/16"), lifetime=0),), configured(routes=["2002::/16"])),
     "a route to everywhere": ((advert(behind("::/0"), lifetime=0),), configured(routes=["::/0"])),
     "no route to everywhere, after all": ((advert(behind("::/0", 0)),), None),
     "taken back": (

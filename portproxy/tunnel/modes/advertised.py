@@ -19,6 +19,9 @@ _TWO_HOURS = 7200.0
 _MOST = 16
 """Prefixes on the link, addresses, and routes for each router: Linux makes as many addresses."""
 _EVERYWHERE = bytes(16)
+_SHORTEST = 16
+"""Bits of a prefix that is not everywhere: 6to4's. A shorter one would be there to catch what has a native
+route."""
 
 _Prefix = tuple[bytes, int]
 
@@ -102,12 +105,12 @@ class Advertised:
         self.expire(now)
         self._lead(Routed(_EVERYWHERE, 0, router), advertisement.preference, advertisement.lifetime, now)
         for option in advertisement.options:
-            if isinstance(option, PrefixInformation) and _is_global(option.prefix) and option.length:
+            if isinstance(option, PrefixInformation) and _may_be(option):
                 if option.on_link:
                     self._put_on_link(router, option, now)
                 if option.autonomous:
                     self._make_address(router, option, now)
-            elif isinstance(option, RouteInformation) and _is_global(option.prefix):
+            elif isinstance(option, RouteInformation) and (_may_be(option) or option.length == 0):
                 # RFC 4191, 3.1: one of length 0 comes after the header, and counts instead.
                 routed = Routed(option.prefix, option.length, router)
                 self._lead(routed, option.preference, option.lifetime, now)
@@ -166,6 +169,7 @@ class Advertised:
             held.valid_until = now + _TWO_HOURS
 
 
-def _is_global(prefix: bytes) -> bool:
-    """Not link-local, of which everybody has one, nor multicast."""
-    return prefix[0] != 0xFF and (prefix[0] != 0xFE or prefix[1] & 0xC0 != 0x80)
+def _may_be(option: PrefixInformation | RouteInformation) -> bool:
+    """Not link-local, of which everybody has one, nor multicast, nor a great part of the world."""
+    first, second = option.prefix[:2]
+    return option.length >= _SHORTEST and first != 0xFF and (first != 0xFE or second & 0xC0 != 0x80)

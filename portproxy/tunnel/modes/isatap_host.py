@@ -68,6 +68,13 @@ class IsatapHost(Isatap):
         here = super()._know(here)
         return here._replace(own=here.own.union(address for address, _, _ in self._configured.addresses))
 
+    def succeed(self, other: IsatapHost) -> None:
+        """Go on by what ``other``, which had the same routers, was told."""
+        self._advertised, self._configured = other._advertised, other._configured
+        self.here = self._given
+        self.mtu = self._advertised.mtu(self._most)
+        self._changes_at = -math.inf
+
     def know_routers(self, literals: Sequence[str], now: float) -> Sequence[Effect]:
         """Ask those at once that are new; nothing holds any more that only those have said that are gone."""
         super().know_routers(literals, now)
