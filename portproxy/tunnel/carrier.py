@@ -7,10 +7,8 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import attrgetter
 
 import trio
 
@@ -32,7 +30,17 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 10, 0, 3
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IPV6_MTU_DISCOVER = 23
 _ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
+_REPORTED = frozenset(
+    {
+        *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENONET, errno.ECONNREFUSED),
+        *(errno.EMSGSIZE, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EACCES),
+    }
+)
+"""What the kernel makes of ICMP errors and ICMPv6's."""
 _SO_ATTACH_FILTER = 26
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=32xI")
+"""From linux/sock_diag.h: what is last, SK_MEMINFO_DROPS, counts packets the socket did not take."""
 _NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
 """A socket filter (socket(7), SO_ATTACH_FILTER): return 0, take no byte of it."""
 _ANCILLARY = socket.CMSG_SPACE(4)
@@ -61,12 +69,15 @@ class Protocol41Sender:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
-        lost: list[OSError] = []
-        for dont, alike in groupby(packets, attrgetter("dont_fragment")):
-            if dont is not self._dont_fragment:
-                self._fragment(dont)
-            lost += _send_all(self._sock, alike, socket.IPPROTO_IP, socket.IP_TOS, connected=self._connected)
+    def send(self, packets: Sequence[SendWire]) -> list[tuple[SendWire, OSError]]:
+        lost = []
+        for packet in packets:
+            try:
+                if packet.dont_fragment is not self._dont_fragment:
+                    self._fragment(packet.dont_fragment)
+                _send(self._sock, packet, socket.IPPROTO_IP, socket.IP_TOS, connected=self._connected)
+            except OSError as error:
+                lost.append((packet, error))
         return lost
 
     def _fragment(self, dont: bool) -> None:
@@ -95,8 +106,14 @@ class Protocol4Sender:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
-        return _send_all(self._sock, packets, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
+    def send(self, packets: Sequence[SendWire]) -> list[tuple[SendWire, OSError]]:
+        lost = []
+        for packet in packets:
+            try:
+                _send(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
+            except OSError as error:
+                lost.append((packet, error))
+        return lost
 
 
 class _RawReceiver:
@@ -106,6 +123,7 @@ class _RawReceiver:
 
     def __init__(self, sock: socket.socket, local: str) -> None:
         self._sock = sock
+        self._missed = 0
         with _closed_on_error(sock):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             sock.bind((local, 0))
@@ -115,6 +133,11 @@ class _RawReceiver:
 
     async def wait(self) -> None:
         await trio.lowlevel.wait_readable(self._sock)
+
+    def missed(self) -> int:
+        before, memory = self._missed, self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        (self._missed,) = _MEMINFO.unpack(memory)
+        return (self._missed - before) & 0xFFFFFFFF
 
     def errors(self) -> Iterator[WireError]:
         """What ICMP has said of packets from here (ip(7), ipv6(7): the error queue)."""
@@ -144,17 +167,19 @@ class Protocol41Receiver(_RawReceiver):
     def receive(self, most: int) -> list[tuple[bytes, Source]]:
         packets: list[tuple[bytes, Source]] = []
         recvfrom, known, source = self._sock.recvfrom, self._sender, self._source
-        try:
-            for _ in range(most):
+        for _ in range(most):
+            try:
                 packet, sender = recvfrom(_PACKET)
-                if (sender[0], packet[1]) != known:
-                    # Mostly it is the same peer again: a new one takes as long as to look at the packet.
-                    known = sender[0], packet[1]
-                    source = Source(sender[0], 0, packet[1])
-                # raw(7): the IP header comes with it, and fragments have been put together.
-                packets.append((packet[(packet[0] & 0xF) * 4 :], source))
-        except OSError as error:
-            _only_empty(error, packets)
+            except OSError as error:
+                if _is_last(error, packets):
+                    break
+                continue
+            if (sender[0], packet[1]) != known:
+                # Mostly it is the same peer again: a new one takes as long as to look at the packet.
+                known = sender[0], packet[1]
+                source = Source(sender[0], 0, packet[1])
+            # raw(7): the IP header comes with it, and fragments have been put together.
+            packets.append((packet[(packet[0] & 0xF) * 4 :], source))
         self._sender, self._source = known, source
         return packets
 
@@ -170,14 +195,16 @@ class Protocol4Receiver(_RawReceiver):
 
     def receive(self, most: int) -> list[tuple[bytes, Source]]:
         packets: list[tuple[bytes, Source]] = []
-        try:
-            for _ in range(most):
+        for _ in range(most):
+            try:
                 packet, ancillary, _, sender = self._sock.recvmsg(_PACKET, _ANCILLARY)
-                # ipv6(7), raw(7): neither the header nor its extensions come with it.
-                traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-                packets.append((packet, Source(sender[0], 0, traffic_class)))
-        except OSError as error:
-            _only_empty(error, packets)
+            except OSError as error:
+                if _is_last(error, packets):
+                    break
+                continue
+            # ipv6(7), raw(7): neither the header nor its extensions come with it.
+            traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
+            packets.append((packet, Source(sender[0], 0, traffic_class)))
         return packets
 
 
@@ -204,23 +231,12 @@ def _only_send(sock: socket.socket, local: str, remote: str | None) -> None:
         sock.connect((remote, 0))
 
 
-def _only_empty(error: OSError, packets: Sequence[object]) -> None:
-    """Raise ``error``, if it says more than that there is no packet, and none came before it."""
-    if error.errno != errno.EAGAIN and not packets:
+def _is_last(error: OSError, packets: Sequence[object]) -> bool:
+    """Whether there are no packets behind ``error``. What ICMP has said comes up before them (raw(7)), and
+    is for ``errors`` to tell. Raises ``error`` if it says something else, and ``packets`` is empty."""
+    if error.errno != errno.EAGAIN and error.errno not in _REPORTED and not packets:
         raise error
-
-
-def _send_all(
-    sock: socket.socket, packets: Iterable[SendWire], level: int, tos: int, *, connected: bool
-) -> list[OSError]:
-    """Why some were not sent, an error for each."""
-    lost: list[OSError] = []
-    for packet in packets:
-        try:
-            _send(sock, packet, level, tos, connected=connected)
-        except OSError as error:
-            lost.append(error)
-    return lost
+    return error.errno not in _REPORTED
 
 
 def _send(sock: socket.socket, packet: SendWire, level: int, tos: int, *, connected: bool) -> None:

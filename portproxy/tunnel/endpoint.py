@@ -16,6 +16,8 @@ from portproxy.tunnel.traffic import Traffic
 
 AT_ONCE = 64
 """Packets from one side until the other side, and the other tasks of the process, get their turn."""
+_QUIET = 60.0
+"""Seconds."""
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 T = TypeVar("T")
 _BUSY = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
@@ -43,13 +45,28 @@ class Device(Protocol):
 class Sender(Protocol):
     """What carries the tunnel's packets to the other end."""
 
-    def send(self, packets: Sequence[SendWire]) -> Sequence[OSError]:
-        """An error for each packet that was not sent."""
+    def send(self, packets: Sequence[SendWire]) -> Sequence[tuple[SendWire, OSError]]:
+        """The packets that were not sent, and why."""
+
+
+class Complaints:
+    """Gives errors on to ``on_error``, of each errno of a kind of action one a minute at the most: others may
+    set one off with every packet they send, and what is lost is counted anyhow."""
+
+    def __init__(self, on_error: Callable[[str, OSError], None]) -> None:
+        self._on_error = on_error
+        self._quiet_until: dict[tuple[str, int | None], float] = {}
+
+    def __call__(self, what: str, error: OSError) -> None:
+        kind, now = (what, error.errno), trio.current_time()
+        if now >= self._quiet_until.get(kind, now):
+            self._quiet_until[kind] = now + _QUIET
+            self._on_error(what, error)
 
 
 class Endpoint:
-    """Runs ``mode`` between ``device`` and ``sender``, counts in ``traffic``, and gives every error of the
-    kernel's that was not foreseen to ``on_error``. What arrives, a ``Reception`` gives it."""
+    """Runs ``mode`` between ``device`` and ``sender``, counts in ``traffic``, and complains to ``on_error``
+    of every error of the kernel's that was not foreseen. What arrives, a ``Reception`` gives it."""
 
     def __init__(
         self,
@@ -63,7 +80,7 @@ class Endpoint:
         self._mode = mode
         self._sender = sender
         self._traffic = traffic
-        self._on_error = on_error
+        self._complain = Complaints(on_error)
         self._taken: list[Effect] = []
         self._deadline = math.inf
         self._timer = trio.CancelScope()
@@ -79,10 +96,8 @@ class Endpoint:
         while True:
             await device.wait()
             now = trio.current_time()
-            packets = device.read(AT_ONCE)
-            self._traffic.count_out(len(packets), sum(map(len, packets)))
             effects: list[Effect] = []
-            for packet in packets:
+            for packet in device.read(AT_ONCE):
                 effects += from_tun(packet, now)
             self.do(effects)
 
@@ -109,20 +124,22 @@ class Endpoint:
         self._taken += effects
         return None
 
-    def refuse(self, reason: Dropped) -> None:
+    def refuse(self, reason: Dropped, packets: int = 1) -> None:
         """Count what no tunnel took and this one was nearest to taking."""
-        self._traffic.drop(reason)
+        self._traffic.drop(reason, packets)
 
     def take_error(self, error: WireError, now: float) -> bool:
-        """Heed ``error`` likewise; whether it was about a packet of this tunnel's."""
+        """Heed ``error``; whether it was about a packet of this tunnel's."""
         effects = self._mode.from_error(error, now)
-        self._taken += effects
+        if effects:
+            self.do(effects)
         return bool(effects)
 
     def carry_in(self) -> None:
         """What was taken."""
         taken, self._taken = self._taken, []
-        self.do(taken)
+        self._perform(taken, arrived=True)
+        self._look_at_the_time()
 
     def _look_at_the_time(self) -> None:
         deadline = self._mode.next_deadline()
@@ -131,7 +148,8 @@ class Endpoint:
 
     # Carrying effects out.
 
-    def _perform(self, effects: Sequence[Effect]) -> None:
+    def _perform(self, effects: Sequence[Effect], *, arrived: bool = False) -> None:
+        """``arrived``: what is to be delivered came by the wire, and was not made here."""
         wire: list[SendWire] = []
         tun: list[bytes] = []
         for effect in effects:
@@ -148,27 +166,33 @@ class Endpoint:
         if wire:
             self._send(wire)
         if tun:
-            self._deliver(tun)
+            self._deliver(tun, arrived)
 
     def _send(self, packets: Sequence[SendWire]) -> None:
-        for error in self._sender.send(packets):
-            self._traffic.drop(_why(error))
-            if error.errno not in _BUSY:
-                self._on_error("send", error)
+        lost = self._sender.send(packets)
+        for _, error in lost:
+            self._lose("send", error)
+        length = sum(len(packet.data) for packet in packets) - sum(len(packet.data) for packet, _ in lost)
+        self._traffic.count_out(len(packets) - len(lost), length)
 
-    def _deliver(self, packets: Sequence[bytes]) -> None:
+    def _deliver(self, packets: Sequence[bytes], arrived: bool) -> None:
         lost = self._device.write(packets)
-        for packet, error in lost:
-            self._traffic.count_in(-1, -len(packet))
-            self._traffic.drop(_why(error))
-            self._on_error("deliver", error)
-        self._traffic.count_in(len(packets), sum(map(len, packets)))
+        for _, error in lost:
+            self._lose("deliver", error)
+        if arrived:
+            length = sum(map(len, packets)) - sum(len(packet) for packet, _ in lost)
+            self._traffic.count_in(len(packets) - len(lost), length)
+
+    def _lose(self, doing: str, error: OSError) -> None:
+        self._traffic.drop(_why(error))
+        if error.errno not in _BUSY:
+            self._complain(doing, error)
 
     def _try(self, what: str, act: Callable[[T], None], argument: T) -> None:
         try:
             act(argument)
         except OSError as error:
-            self._on_error(what, error)
+            self._complain(what, error)
 
 
 def _why(error: OSError) -> Dropped:

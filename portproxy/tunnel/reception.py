@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import trio
 
 from portproxy.tunnel.effects import Source
-from portproxy.tunnel.endpoint import AT_ONCE, Endpoint
+from portproxy.tunnel.endpoint import AT_ONCE, Complaints, Endpoint
 from portproxy.tunnel.modes import WireError
 from portproxy.tunnel.reasons import Dropped
 
@@ -25,10 +26,15 @@ class Receiver(Protocol):
         source. Raises OSError."""
 
     def errors(self) -> Iterable[WireError]:
-        """What the network has reported since of packets that were sent."""
+        """What the network has reported since of packets that were sent, which may be without end."""
 
 
-class ClosableReceiver(Receiver, Protocol):
+class Socket(Receiver, Protocol):
+    """A receiver of the kernel's."""
+
+    def missed(self) -> int:
+        """How many packets have arrived since this was last asked that its queue had no room for."""
+
     def close(self) -> None: ...
 
 
@@ -46,11 +52,17 @@ class _Member(NamedTuple):
 
 class Reception:
     """Gives what ``receiver`` receives to the first tunnel that takes it; ``on_error`` hears what else the
-    kernel says."""
+    kernel says, and ``missed`` says how many packets were lost since it was last asked."""
 
-    def __init__(self, receiver: Receiver, on_error: Callable[[str, OSError], None]) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        on_error: Callable[[str, OSError], None],
+        missed: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._receiver = receiver
-        self._on_error = on_error
+        self._complain = Complaints(on_error)
+        self._missed = missed
         self._members: list[_Member] = []
 
     def join(self, endpoint: Endpoint, rank: int = 0) -> None:
@@ -66,10 +78,11 @@ class Reception:
         while True:
             await receiver.wait()
             now = trio.current_time()
-            for error in receiver.errors():
+            for error in islice(receiver.errors(), AT_ONCE):
                 self._report(error, now)
             for data, source in self._receive():
                 self._offer(data, source, now)
+            self._count_missed()
             for _, endpoint in self._members:
                 endpoint.carry_in()
 
@@ -77,9 +90,13 @@ class Reception:
         try:
             return self._receiver.receive(AT_ONCE)
         except OSError as error:
-            # raw(7): an error that the network has reported comes up here too, once.
-            self._on_error("receive", error)
+            self._complain("receive", error)
             return ()
+
+    def _count_missed(self) -> None:
+        """Whose they were nobody knows, as with a stranger's: the first counts them."""
+        if self._members and (missed := self._missed()):
+            self._members[0].endpoint.refuse(Dropped.QUEUE, missed)
 
     def _offer(self, data: bytes, source: Source, now: float) -> None:
         """A check that fails means the next tunnel, and only then a drop: for the reason of the first that
@@ -111,7 +128,7 @@ class Receptions:
     def __init__(
         self,
         nursery: trio.Nursery,
-        open: Callable[[Key], ClosableReceiver],
+        open: Callable[[Key], Socket],
         on_error: Callable[[str, OSError], None],
     ) -> None:
         self._nursery = nursery
@@ -123,7 +140,7 @@ class Receptions:
         held = self._held.get(key)
         if held is None:
             receiver = self._open(key)
-            held = self._held[key] = _Held(receiver, Reception(receiver, self._on_error))
+            held = self._held[key] = _Held(receiver, Reception(receiver, self._on_error, receiver.missed))
             self._nursery.start_soon(held.run)
         held.holders += 1
         return held.reception
@@ -137,7 +154,7 @@ class Receptions:
 
 
 class _Held:
-    def __init__(self, receiver: ClosableReceiver, reception: Reception) -> None:
+    def __init__(self, receiver: Socket, reception: Reception) -> None:
         self._receiver = receiver
         self.reception = reception
         self.holders = 0

@@ -8,7 +8,8 @@ from portproxy.tunnel.reasons import Dropped
 
 
 class Traffic:
-    """Packets and bytes, of the inner packets: ``out`` came from this host, ``in`` went to it."""
+    """Packets and bytes, of the inner packets: ``out`` have left by the wire, ``in`` have arrived by it and
+    were delivered. ICMP errors that a tunnel makes for its own host's side are neither."""
 
     __slots__ = ("_drops", "bytes_in", "bytes_out", "packets_in", "packets_out")
 
@@ -24,8 +25,8 @@ class Traffic:
         self.packets_out += packets
         self.bytes_out += length
 
-    def drop(self, reason: Dropped) -> None:
-        self._drops[reason.slot] += 1
+    def drop(self, reason: Dropped, packets: int = 1) -> None:
+        self._drops[reason.slot] += packets
 
     @property
     def drops(self) -> Mapping[Dropped, int]:

@@ -223,7 +223,7 @@ def cut(data: bytes, mtu: int) -> int:
     return len(pieces)
 
 
-DATAGRAMS, SIZE, SECONDS = 3, 150, 5
+DATAGRAMS, SIZE, SECONDS = 3, 4 * fragments.FRAGMENT_COST + 150, 5
 
 
 def put_together(packets: Sequence[bytes], steps: Sequence[float]) -> set[GivenUp]:

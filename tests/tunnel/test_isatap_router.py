@@ -141,14 +141,33 @@ def test_who_is_answered(packet: bytes, outer: str, reason: Dropped | None) -> N
         assert effect.destination == (outer, 0)
 
 
-def test_answers_are_limited() -> None:
-    """What is too much is counted."""
+def answered(mode: IsatapRouter, now: float, host: str = HOST) -> bool:
+    """Whether ``host`` is; who is not is counted."""
+    (effect,) = ask(mode, now, host)
+    assert isinstance(effect, SendWire) or effect == Drop(Dropped.DISCOVERY)
+    return isinstance(effect, SendWire)
+
+
+def test_a_host_is_answered_as_often_as_it_is_to_ask() -> None:
+    """RFC 4861, 6.3.7 and 10. Nobody is sent more because others ask in its name."""
     mode = router()
-    refused = [Drop(Dropped.DISCOVERY)]
-    answers = [ask(mode, 5.0, f"10.0.1.{number}") for number in range(100)]
-    assert [one == refused for one in answers] == [False] * 50 + [True] * 50
-    assert [ask(mode, 5.015) == refused for _ in range(2)] == [False, True]
-    assert len(mode.retire(6.0)) == 51
+    assert [answered(mode, 5.0) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert [answered(mode, now) for now in (8.9, 9.0, 9.1, 12.9, 13.0, 13.1)] == [False, True, False] * 2
+    assert answered(mode, 13.1, OTHER)
+    # What it had left it has after a change too.
+    other = router()
+    other.succeed(mode, 14.0)
+    assert [answered(other, now) for now in (14.0, 17.1, 17.2)] == [False, True, False]
+    assert [told(effect)[0] for effect in other.retire(18.0)] == [OTHER, HOST]
+
+
+def test_forged_solicitations_leave_hosts_their_answers() -> None:
+    """However many there are: 500 a second, of as many sources."""
+    mode, forged = router(), [f"10.0.{at // 250}.{at % 250 + 1}" for at in range(500)]
+    packets = [(solicit(link(one)), Source(one)) for one in forged]
+    for number in range(10_000):
+        mode.from_wire(*packets[number % 500], number / 500)
+        assert number % 2000 or answered(mode, number / 500)
 
 
 # Changing.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import tracemalloc
 from random import Random
 
 import pytest
@@ -13,7 +15,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Raw
 
 from portproxy.tunnel.packet import PacketError, ipv4, ipv6
-from portproxy.tunnel.packet.fragments import GivenUp, Reassembler
+from portproxy.tunnel.packet.fragments import FRAGMENT_COST, GivenUp, Reassembler
 from tests.tunnel.test_fragments import (
     A6,
     B6,
@@ -272,7 +274,7 @@ def test_the_one_that_waited_longest_makes_room_for_another() -> None:
 
 def test_room_in_bytes_is_counted_with_the_headers() -> None:
     """Else the smallest fragments would cost most: a header of 40 bytes, and 8 bytes of data."""
-    reassembler = Reassembler(size=4 * 48)
+    reassembler = Reassembler(size=4 * (FRAGMENT_COST + 48))
     assert together([part(6, 8 * at, 8 * at + 8, name=1) for at in range(3)], reassembler) == []
     # What is repeated, whole, or given up takes none.
     assert together([part(6, 0, 8, name=1)] * 9, reassembler) == []
@@ -285,8 +287,24 @@ def test_room_in_bytes_is_counted_with_the_headers() -> None:
     assert reassembler.tick(60) == [GivenUp.EXPIRED] * 2
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [8, 1000])
+def test_the_bound_is_of_memory(family: int, size: int) -> None:
+    """However small the fragments are: that of a datagram itself is bounded by their number."""
+    bound, datagrams, data = 1 << 20, 16, bytes(60_000)
+    reassembler = Reassembler(datagrams=datagrams, size=bound)
+    tracemalloc.start()
+    try:
+        for name, at in itertools.product(range(datagrams), range(0, min(400 * size, len(data)), size)):
+            reassembler.add(part(family, at, at + size, name=name, data=data), 0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bound / 2 < taken < bound + datagrams * 1000
+
+
 def test_a_datagram_that_alone_is_too_large_is_given_up() -> None:
-    reassembler = Reassembler(size=99)
+    reassembler = Reassembler(size=FRAGMENT_COST + 99)
     assert together([part(4, 0, 80), part(4, 80, 160)], reassembler) == [GivenUp.CROWDED] * 2
     assert reassembler.next_deadline() == math.inf
     assert together([part(4, 0, 72)], reassembler) == []
@@ -300,7 +318,7 @@ def test_one_given_up_for_a_conflict_is_said_once() -> None:
 
 
 def test_one_given_up_for_a_conflict_takes_no_room() -> None:
-    reassembler = Reassembler(size=2 * 36)
+    reassembler = Reassembler(size=2 * (FRAGMENT_COST + 36))
     assert together([part(4, 0, 16), part(4, 8, 16)], reassembler) == [GivenUp.CONFLICT]
     assert together([part(4, 0, 16, name=8), part(4, 16, 32, name=8)], reassembler) == []
     assert together([part(4, 0, 8)], reassembler) == [GivenUp.LATE]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from random import Random
 
@@ -133,8 +133,9 @@ async def test_an_error_is_of_one_tunnels_packet(nursery: trio.Nursery, autojump
     mode = SixInFour("192.0.2.2", OWN)
     site.tunnel(mode)
     site.tunnel(everything, rank=1)
+    about = ipv6.build(HERE, THERE, 17, bytes(1440))
     for destination in ("192.0.2.2", "192.0.2.3"):
-        site.carrier.put(WireError(3, 4, 1400, "192.0.2.9", b"", destination))
+        site.carrier.put(WireError(3, 4, 1400, "192.0.2.9", about, destination))
     await trio.sleep(1)
     assert (mode.mtu, everything.heard) == (1380, ["192.0.2.3"])
     await trio.sleep(600)
@@ -142,15 +143,20 @@ async def test_an_error_is_of_one_tunnels_packet(nursery: trio.Nursery, autojump
 
 
 class Failing(MemoryCarrier):
-    """The first packet that it receives is an error (raw(7))."""
+    """The first packet that it receives is an error. It has had no room for ``lost``."""
 
     failed = closed = False
+    lost = 0
+
+    def missed(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
 
     def receive(self, most: int) -> list[tuple[bytes, Source]]:
         if self.failed:
             return super().receive(most)
         self.failed = True
-        raise OSError(errno.ECONNREFUSED, "said once")
+        raise OSError(errno.ENOMEM, "said once")
 
     def close(self) -> None:
         self.closed = True
@@ -167,8 +173,51 @@ async def test_errors_while_receiving_are_survived(nursery: trio.Nursery, autoju
     nursery.start_soon(reception.run)
     carrier.put((GOOD, Source("192.0.2.2")))
     await trio.sleep(1)
-    assert site.complaints == [("receive", errno.ECONNREFUSED)]
+    assert site.complaints == [("receive", errno.ENOMEM)]
     assert counted(traffic) == (1, {})
+
+
+class Flooded(MemoryCarrier):
+    """ICMP errors come without end, always when one would hear that there are no more."""
+
+    def errors(self) -> Iterator[WireError]:
+        for _ in range(10_000):
+            yield WireError(3, 1, 0, "192.0.2.9", b"", "192.0.2.77")
+        raise AssertionError("nobody else gets a turn")
+
+
+async def test_errors_without_end_leave_everybody_a_turn(nursery: trio.Nursery) -> None:
+    site = Site(nursery)
+    carrier, traffic, device = Flooded(site.host, "192.0.2.1", IPV6_IN_IPV4), Traffic(), MemoryDevice(1480)
+    device.join(site.host, b"")
+    reception = Reception(carrier, site.complain)
+    reception.join(Endpoint(device, SixInFour("192.0.2.2", OWN), carrier, traffic, site.complain))
+    for _ in range(100):
+        carrier.put((GOOD, Source("192.0.2.2")))
+    nursery.start_soon(reception.run)
+    while traffic.packets_in < 100:
+        await trio.lowlevel.checkpoint()
+    assert traffic.packets_in == 100
+
+
+async def test_what_the_kernel_had_no_room_for_the_first_counts(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    site = Site(nursery)
+    carrier = Failing(site.host, "192.0.2.1", IPV6_IN_IPV4)
+    receptions = Receptions(nursery, lambda key: carrier, site.complain)
+    reception = receptions.hold(Key(4, "192.0.2.1"))
+    counts = []
+    for rank, peer in ((1, "192.0.2.3"), (0, "192.0.2.2")):
+        device, traffic = MemoryDevice(1480), Traffic()
+        device.join(site.host, b"")
+        reception.join(Endpoint(device, SixInFour(peer, OWN), carrier, traffic, site.complain), rank)
+        counts.append(traffic)
+    for lost in (7, 5):
+        carrier.lost = lost
+        carrier.put((GOOD, Source("192.0.2.3")))
+        await trio.sleep(1)
+    assert [counted(traffic) for traffic in counts] == [(2, {}), (0, {"queue": 12})]
 
 
 async def test_a_receiver_is_open_while_anybody_holds_it(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from portproxy.tunnel.effects import Drop, Effect, SendWire
 from portproxy.tunnel.modes.embedded import NOWHERE, Here, literal
 from portproxy.tunnel.modes.isatap import ALL_ROUTERS, Hop, Isatap, Route, is_neighbour
-from portproxy.tunnel.modes.telling import Telling
+from portproxy.tunnel.modes.telling import Limit
 from portproxy.tunnel.packet import discovery
 from portproxy.tunnel.packet.discovery import (
     Mtu,
@@ -31,14 +31,29 @@ _MOST_FORMER = 16
 """More would not fit into the smallest MTU together with the others; hosts have been told of them before."""
 _MOST = 1024
 """Hosts to tell of a change: as many neighbours as Linux keeps."""
+_SOLICITATIONS, _INTERVAL = 3, 4.0
+"""A host asks so often, so many seconds apart (RFC 4861, 10)."""
 
 Prefix = tuple[bytes, int]
+
+
+class _Solicitor(NamedTuple):
+    """The link-local address of a host that goes ``until`` then by what it was told, and its limit."""
+
+    source: bytes
+    until: float
+    answers: Limit
 
 
 class IsatapRouter(Isatap):
     """A router that advertises ``prefixes``, packed and with their lengths, as on the link and to make
     addresses of. They are ``valid`` and ``preferred``, and it is a default router for ``lifetime``, all of it
-    in seconds (RFC 4861, 6.2.1)."""
+    in seconds (RFC 4861, 6.2.1).
+
+    Each host is answered as often as it is to ask: three times, and then every four seconds. So is who hears
+    the answers to a host's questions that others forge. There is no limit to all hosts' answers together:
+    forged solicitations would use it up, and an answer costs no more than any packet that is carried.
+    """
 
     _elsewhere: ClassVar[Dropped] = Dropped.INNER_DESTINATION
 
@@ -60,8 +75,7 @@ class IsatapRouter(Isatap):
         self.prefixes = tuple(prefixes)
         self._former: dict[Prefix, float] = {}
         self._lifetime, self._valid, self._preferred = lifetime, valid, preferred
-        self._solicitors: dict[bytes, tuple[bytes, float]] = {}
-        self._answering = Telling()
+        self._solicitors: dict[bytes, _Solicitor] = {}
 
     def renumber(self, prefixes: Sequence[Prefix], now: float) -> Sequence[Effect]:
         """Advertise ``prefixes`` from now on, and tell those who have asked; what is none of them any more is
@@ -100,26 +114,25 @@ class IsatapRouter(Isatap):
             return (Drop(Dropped.DISCOVERY),)
         if destination != ALL_ROUTERS and not is_neighbour(destination, self._local):
             return (Drop(Dropped.DISCOVERY),)
-        answer = self._advertisement(source, now)
-        # It costs the link as much as an error does.
-        answers = self._answering.tell(answer, now)
-        if not answers:
+        former = self._solicitors.get(outer)
+        answers = former.answers if former else Limit(1 / _INTERVAL, _SOLICITATIONS)
+        if not answers.allows(now):
             return (Drop(Dropped.DISCOVERY),)
-        self._remember(outer, source, now)
-        return [SendWire(answer.packet, (literal(outer), 0)) for answer in answers]
+        self._remember(outer, _Solicitor(source, now + max(self._lifetime, self._valid), answers))
+        return (SendWire(self._advertisement(source, now), (literal(outer), 0)),)
 
-    def _remember(self, outer: bytes, source: bytes, now: float) -> None:
-        """For as long as ``source`` may go by what it is told now."""
+    def _remember(self, outer: bytes, solicitor: _Solicitor) -> None:
+        """In the place of who has not asked for longest."""
         self._solicitors.pop(outer, None)
         if len(self._solicitors) >= _MOST:
             del self._solicitors[next(iter(self._solicitors))]
-        self._solicitors[outer] = source, now + max(self._lifetime, self._valid)
+        self._solicitors[outer] = solicitor
 
     def _tell_all(self, now: float) -> Sequence[Effect]:
-        self._solicitors = {outer: told for outer, told in self._solicitors.items() if told[1] > now}
+        self._solicitors = {outer: one for outer, one in self._solicitors.items() if one.until > now}
         return [
-            SendWire(self._advertisement(source, now), (literal(outer), 0))
-            for outer, (source, _) in self._solicitors.items()
+            SendWire(self._advertisement(one.source, now), (literal(outer), 0))
+            for outer, one in self._solicitors.items()
         ]
 
     def _advertisement(self, destination: bytes, now: float) -> bytes:

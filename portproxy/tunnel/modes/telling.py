@@ -10,20 +10,29 @@ _RATE = 100.0
 _BURST = 50.0
 
 
+class Limit:
+    """A token bucket: ``burst`` at once, and in the long run ``rate`` a second."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._at = burst, 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether there may be one more at ``now``, which is then taken as done."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Telling:
-    """A token bucket of ICMP errors."""
+    """A limited number of ICMP errors."""
 
     def __init__(self) -> None:
-        self._left = _BURST
-        self._at = 0.0
+        self._limit = Limit(_RATE, _BURST)
 
     def tell(self, error: bytes | None, now: float) -> tuple[SendTun, ...]:
         """Send ``error``, a packet for an inner source, if there is one and it is allowed at ``now``."""
-        if error is None:
-            return ()
-        self._left = min(_BURST, self._left + (now - self._at) * _RATE)
-        self._at = now
-        if self._left < 1:
-            return ()
-        self._left -= 1
-        return (SendTun(error),)
+        return (SendTun(error),) if error is not None and self._limit.allows(now) else ()

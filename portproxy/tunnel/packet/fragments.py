@@ -26,6 +26,8 @@ _REPEATED = (ipv6.HOP_BY_HOP, ipv6.ROUTING)
 _COPIED = 0x80
 """Options of IPv4 with this bit go into every fragment (RFC 791, 3.1)."""
 _END, _NOTHING = 0, 1
+FRAGMENT_COST = 300
+"""Bytes that Python takes at most to keep a fragment, beside those of the fragment: five objects."""
 
 
 class GivenUp(Reason):
@@ -54,7 +56,7 @@ class _Fragment(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.head) + len(self.data)
+        return FRAGMENT_COST + len(self.head) + len(self.data)
 
 
 def fragment4(packet: bytes, mtu: int) -> list[bytes]:
@@ -143,9 +145,9 @@ def _copied(options: bytes) -> bytes:
 class Reassembler:
     """Puts packets of both families together.
 
-    At most ``datagrams`` wait for fragments, of together ``size`` bytes, each for ``seconds`` (RFC 8200, 4.5;
-    RFC 1122, 3.3.2); who has waited longest makes room. ``now`` is in seconds of a clock that never goes
-    back.
+    At most ``datagrams`` wait for fragments, which take ``size`` bytes of memory together, each for
+    ``seconds`` (RFC 8200, 4.5; RFC 1122, 3.3.2); who has waited longest makes room. ``now`` is in seconds of
+    a clock that never goes back.
     """
 
     def __init__(self, *, datagrams: int = 256, size: int = 4 << 20, seconds: float = 60.0) -> None:

@@ -162,14 +162,14 @@ class MemoryCarrier:
         while self._reported:
             yield self._reported.popleft()
 
-    def send(self, packets: Sequence[SendWire]) -> list[OSError]:
-        """Those that ``Host.send`` raises."""
-        lost: list[OSError] = []
+    def send(self, packets: Sequence[SendWire]) -> list[tuple[SendWire, OSError]]:
+        """With what ``Host.send`` raises."""
+        lost = []
         for packet in packets:
             try:
                 self._send(packet)
             except OSError as error:
-                lost.append(error)
+                lost.append((packet, error))
         return lost
 
     def _send(self, packet: SendWire) -> None:
