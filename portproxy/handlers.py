@@ -18,14 +18,13 @@ from portproxy.netsh.grammar import ALL, Command, Verb
 from portproxy.options import rule_values
 from portproxy.reconcile import Plan, TunnelPlan
 from portproxy.report import ChangeData, count, sessions_data, status_data
-from portproxy.snapshot import RuleState, Snapshot
+from portproxy.snapshot import RuleState, Snapshot, TunnelState
 from portproxy.supervisor import Supervisor
 from portproxy.tunnel.model import Tunnel
 from portproxy.wire.control_frames import Reply, Request
 
 T = TypeVar("T")
 
-_NOTHING_CHANGES = "no rule that listens changes"
 _LISTED = 20
 """Rules, or tunnels, of one kind of step that are listed one by one."""
 
@@ -132,7 +131,7 @@ class Handlers:
 
     def _told(self, changed: Changed, dry_run: bool) -> Reply:
         steps, supervisor = changed.steps, self._supervisor
-        lines = plan_lines(steps) or [_NOTHING_CHANGES]
+        lines = plan_lines(steps) or [unchanged(steps)]
         if dry_run:
             lines += kept_lines(steps)
         data: ChangeData = {
@@ -169,11 +168,18 @@ async def _off_the_loop(build: Callable[..., T], *args: object) -> T:
 
 
 def health_reply(snapshot: Snapshot) -> Reply:
-    """Whether every rule listens, and if not, why not; how many rules listen and sessions run."""
+    """Whether every rule listens and every tunnel is up, and if not, why not; how many do, and how many
+    sessions run. In words only what the relay has: rules where there are no tunnels."""
     listening = sum(status.state is RuleState.LISTENING for status in snapshot.rules)
     sessions = sum(status.block[ACTIVE] for status in snapshot.rules)
-    text = snapshot.not_ready or f"{count(listening, 'rule')} listening, {count(sessions, 'session')}"
-    return Reply(not snapshot.not_ready, text, {"listening": listening, "sessions": sessions})
+    up = sum(status.state is TunnelState.UP for status in snapshot.tunnels)
+    told = []
+    if snapshot.rules or not snapshot.tunnels:
+        told += [f"{count(listening, 'rule')} listening", count(sessions, "session")]
+    if snapshot.tunnels:
+        told.append(f"{count(up, 'tunnel')} up")
+    data = {"listening": listening, "sessions": sessions, "tunnels_up": up}
+    return Reply(not snapshot.not_ready, snapshot.not_ready or ", ".join(told), data)
 
 
 def _failed(steps: Plan | TunnelPlan, errors: Mapping[str, str]) -> dict[str, str]:
@@ -195,10 +201,17 @@ def plan_lines(steps: Plan) -> list[str]:
     ]
 
 
+def unchanged(steps: Plan) -> str:
+    """What is said where ``steps`` are none, for people."""
+    return "nothing that runs changes" if steps.tunnels.wanted else "no rule that listens changes"
+
+
 def kept_lines(steps: Plan) -> list[str]:
     """How much of it is not touched, for people."""
-    kept = [count(len(steps.keep), "rule")]
-    if steps.tunnels.keep:
+    kept = []
+    if steps.keep or not steps.tunnels.wanted:
+        kept.append(count(len(steps.keep), "rule"))
+    if steps.tunnels.wanted:
         kept.append(count(len(steps.tunnels.keep), "tunnel"))
     return [f"keep    {one}" for one in kept]
 

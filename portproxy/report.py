@@ -1,4 +1,4 @@
-"""Rules and sessions reported: as data for programs, as tables for people.
+"""Rules and sessions reported, and how many tunnels are up: as data for programs, as tables for people.
 
 The relay makes the data; whoever asked it makes the tables, and the rates from two samples.
 """
@@ -13,7 +13,7 @@ from portproxy import __version__, counters
 from portproxy.columns import columns
 from portproxy.errors import printable
 from portproxy.reasons import ConnectFailed, Ended, Refused
-from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot
+from portproxy.snapshot import RuleStatus, SessionStatus, Snapshot, TunnelState
 
 _REFUSED, _CONNECT_FAILED, _ENDED = ([str(why) for why in kind] for kind in (Refused, ConnectFailed, Ended))
 _UNKNOWN = "-"
@@ -54,6 +54,13 @@ class RuleData(TypedDict):
     rates: NotRequired[Rates | None]
 
 
+class TunnelCounts(TypedDict):
+    """How many tunnels are up, and how many are not."""
+
+    up: int
+    failed: int
+
+
 class StatusData(TypedDict):
     """The whole relay; ``uptime`` in seconds; of ``workers``, so many relay now, and have died so far."""
 
@@ -66,6 +73,7 @@ class StatusData(TypedDict):
     accept_pauses: int
     lost_lines: dict[str, int]
     rules: list[RuleData]
+    tunnels: TunnelCounts
 
 
 class SessionData(TypedDict):
@@ -116,6 +124,10 @@ def status_data(snapshot: Snapshot) -> StatusData:
         "accept_pauses": snapshot.accept_pauses,
         "lost_lines": dict(snapshot.lost_lines),
         "rules": [_rule_data(status) for status in snapshot.rules],
+        "tunnels": {
+            "up": sum(status.state is TunnelState.UP for status in snapshot.tunnels),
+            "failed": sum(status.state is TunnelState.FAILED for status in snapshot.tunnels),
+        },
     }
 
 
@@ -204,12 +216,12 @@ def _rated(rule: RuleData, before: RuleData | None, seconds: float) -> RuleData:
 def status_text(now: StatusData, before: StatusData | None, seconds: float, width: int | None = None) -> str:
     """The relay for people, with rates as ``with_rates`` says; folded to ``width`` characters where given."""
     rules = with_rates(now, before, seconds)["rules"]
+    tunnels = [f"{number} {state}" for state, number in now["tunnels"].items() if number]
     sessions = sum(rule["sessions"] for rule in rules)
-    head = (
-        f"portproxy {printable(now['version'])}, up {_time(now['uptime'])}:"
-        f" {count(len(rules), 'rule')}, {count(sessions, 'session')}"
-    )
-    notes = []
+    head = f"portproxy {printable(now['version'])}, up {_time(now['uptime'])}"
+    if rules or not tunnels:
+        head += f": {count(len(rules), 'rule')}, {count(sessions, 'session')}"
+    notes = [f"tunnels: {', '.join(tunnels)}; see `portproxy tunnel status`"] if tunnels else []
     if now["draining"]:
         notes.append("the relay is stopping")
     if now["workers"] > 1:

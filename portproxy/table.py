@@ -12,7 +12,7 @@ _HEAD = ("rule", "type", "listens on", "connects to", "options", "state")
 
 
 def show(config: Config, width: int | None = None) -> str:
-    """What a relay with ``config`` would run: its rules, its server settings, its warnings.
+    """What a relay with ``config`` would run: its rules, its tunnels, its server settings, its warnings.
 
     No value is cut: cells are folded where a row is wider than ``width`` characters, and with
     ``width`` None a rule is a line, for programs.
@@ -22,8 +22,7 @@ def show(config: Config, width: int | None = None) -> str:
     settings = [option.tag(getattr(config.server, option.name)) for option in SERVER_OPTIONS]
     tunnels = [_TUNNEL_HEAD, *map(_tunnel_row, config.tunnels)]
     lines = [
-        *columns(rows, width),
-        "",
+        *([*columns(rows, width), ""] if config.rules or not config.tunnels else []),
         *([*columns(tunnels, width), ""] if config.tunnels else []),
         f"server: {' '.join(settings)}",
         *(f"warning: {warning}" for warning in config.warnings),

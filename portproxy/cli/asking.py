@@ -48,7 +48,7 @@ def ask(server: Server, request: Request, patience: float = PATIENCE) -> Reply:
 @options.RELAYS_CONTROL
 @options.JSON
 def status(path: str | None, control: str | None, as_json: bool) -> None:
-    """Show the rules: state, sessions, rates, bytes, last error.
+    """Show the rules: state, sessions, rates, bytes, last error; of tunnels, how many are up.
 
     Looks twice, a second apart, because a rate needs it.
     """
@@ -125,9 +125,9 @@ def explain(rule: str, source: str | None, path: str | None, control: str | None
 @options.RELAYS_CONTROL
 @click.option("--status", metavar="ADDR:PORT", help="Ask the status endpoint there instead.")
 def health(path: str | None, control: str | None, status: str | None) -> None:
-    """Ask the running relay whether every rule listens.
+    """Ask the running relay whether every rule listens and every tunnel is up.
 
-    Says why in one line; the exit code is 0 where all of them do, else 1. Asks over the control
+    Says why in one line; the exit code is 0 where all of them are, else 1. Asks over the control
     socket, or the status endpoint where that is off.
     """
     server = options.server(path, control, status)

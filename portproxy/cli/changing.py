@@ -122,8 +122,8 @@ def _read(file: str) -> bytes:
 def reload(path: str | None, control: str | None, dry_run: bool) -> None:
     """Have the relay read its configuration again.
 
-    As SIGHUP does, but problems are told here, and log files are not opened anew. Rules that did not change
-    are not disturbed.
+    As SIGHUP does, but problems are told here, and log files are not opened anew. Rules and tunnels that did
+    not change are not disturbed.
     """
     finish(ask(options.server(path, control), Request("reload", change=Change(dry_run=dry_run))))
 

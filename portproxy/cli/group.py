@@ -51,11 +51,14 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="portproxy", message="%(prog)s %(version)s")
 @click.pass_context
 def portproxy(context: click.Context) -> None:
-    """Relay TCP between IPv4 and IPv6, by the four rules of netsh interface portproxy.
+    """Relay TCP between IPv4 and IPv6 by the rules of netsh interface portproxy, and packets through tunnels.
 
     Rules come from the configuration file, from --rule, and from PORTPROXY_RULES (one a line, or
     separated by ";"); PORTPROXY_STATUS, PORTPROXY_CONTROL, PORTPROXY_USER and PORTPROXY_WORKERS stand for
     the options of these names.
+
+    The file may set up tunnels, too, which carry packets between the families; portproxy tunnel looks into
+    them.
 
     netsh's commands (add, set, delete, reset, show, dump) change and show the relay that runs; the
     words "interface portproxy" may stand in front of them.

@@ -22,8 +22,8 @@ from portproxy.options.tunnels import TUNNEL_OPTIONS
 EXIT_CODES = (
     (
         "0",
-        "done; `serve`: stopped by a signal; `check`: no problems; `health`: every rule listens; "
-        "`explain`: a connection would be relayed",
+        "done; `serve`: stopped by a signal; `check`: no problems; `health`: every rule listens "
+        "and every tunnel is up; `explain`: a connection would be relayed",
     ),
     (
         "1",
@@ -50,9 +50,9 @@ SIGNALS = (
     ("a second one", "resets them at once"),
     (
         "SIGHUP",
-        "opens log files anew and reloads: rules that did not change are not disturbed, rules that changed "
-        "keep their listening socket and their sessions; a file with problems changes nothing and is "
-        "reported",
+        "opens log files anew and reloads: rules and tunnels that did not change are not disturbed, rules "
+        "that changed keep their listening socket and their sessions, tunnels their interface; a file with "
+        "problems changes nothing and is reported",
     ),
 )
 """What ``portproxy serve`` does at a signal."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from portproxy.errors import ConfigError, shown
-from portproxy.tunnel.fields import Field, Holds, written
+from portproxy.tunnel.fields import Field, Holds, Needs, read, written
 
 _ALL = (1 << 128) - 1
 _LOW_32 = (1 << 32) - 1
@@ -45,11 +45,15 @@ class Kind:
 
 
 class Found(NamedTuple):
-    """An address is of ``kind``; what its fields hold, as text, and what some of that means, in words."""
+    """An address is of ``kind``; what its fields hold, as text, and what some of that means, in words.
+
+    Each of ``notes`` says of an IPv4 address that it makes no sense there.
+    """
 
     kind: Kind
     values: Mapping[str, str]
     meanings: Mapping[str, str]
+    notes: tuple[str, ...]
 
 
 class Embedded(NamedTuple):
@@ -63,13 +67,18 @@ class Embedded(NamedTuple):
 class Decoded(NamedTuple):
     """What ``address`` is by its prefix and, if anything, by its interface identifier.
 
-    ``text`` is how it is written, without a zone (RFC 4007, 11).
+    ``text`` is how it is written, without its zone.
     """
 
     address: IPv6Address
     text: str
     kinds: tuple[Found, ...]
     embedded: tuple[Embedded, ...]
+
+    @property
+    def zone(self) -> str | None:
+        """What stood behind the ``%``, as it was given: a host's name for one of its links (RFC 4007, 11)."""
+        return self.address.scope_id
 
 
 SCOPES = {
@@ -126,8 +135,8 @@ def _prefix(
     return Kind(name, int(network.network_address), int(network.netmask), what, source, fields, dotted)
 
 
-def _low_v4(role: str) -> Field:
-    return Field("ipv4", 0, 32, Holds.IPV4, role=role)
+def _low_v4(role: str, needs: Needs = Needs.HOST) -> Field:
+    return Field("ipv4", 0, 32, Holds.IPV4, role=role, needs=needs)
 
 
 _U_BIT = 1 << 57
@@ -137,6 +146,7 @@ _SUBNET = Field("subnet", 64, 16, optional=True)
 _INTERFACE = Field("interface", 0, 64, Holds.SUFFIX, optional=True)
 """An identifier that may say more: those of IDENTIFIERS are looked for where a kind has it."""
 _HOST = _low_v4("host")
+_PUBLIC_HOST = _low_v4("host", Needs.PUBLIC)
 
 PREFIXES = (
     _prefix("unspecified", "::/128", "no address", "RFC 4291, 2.5.2"),
@@ -146,7 +156,8 @@ PREFIXES = (
         "::ffff:0:0/96",
         "IPv4-mapped: an IPv4 host, to programs that speak IPv6",
         "RFC 4291, 2.5.5.2",
-        _HOST,
+        # Any that a program may meet: 127.0.0.1 is this host itself there, too.
+        _low_v4("host", Needs.ANY),
         dotted="::ffff:",
     ),
     _prefix(
@@ -154,7 +165,7 @@ PREFIXES = (
         "::/96",
         "IPv4-compatible, for automatic tunnelling, deprecated",
         "RFC 4291, 2.5.5.1",
-        _HOST,
+        _PUBLIC_HOST,
         dotted="::",
     ),
     _prefix(
@@ -170,7 +181,7 @@ PREFIXES = (
         "64:ff9b::/96",
         "an IPv4 host behind a NAT64, by the well-known prefix",
         "RFC 6052, 2.1",
-        _HOST,
+        _PUBLIC_HOST,  # RFC 6052, 3.1
         dotted="64:ff9b::",
     ),
     _prefix(
@@ -187,10 +198,10 @@ PREFIXES = (
         "2001::/32",
         "Teredo: IPv6 over UDP through a NAT",
         "RFC 4380, 4",
-        Field("server", 64, 32, Holds.IPV4, role="Teredo server"),
+        Field("server", 64, 32, Holds.IPV4, role="Teredo server", needs=Needs.PUBLIC),
         Field("flags", 48, 16, optional=True, means=_teredo_flags),
         Field("port", 32, 16, Holds.PORT, mask=0xFFFF, role="Teredo client"),
-        Field("client", 0, 32, Holds.IPV4, mask=_LOW_32, role="Teredo client"),
+        Field("client", 0, 32, Holds.IPV4, mask=_LOW_32, role="Teredo client", needs=Needs.PUBLIC),
     ),
     _prefix("benchmarking", "2001:2::/48", "for benchmarks", "RFC 5180, 8", _NETWORK, _INTERFACE),
     _prefix("orchid", "2001:20::/28", "ORCHIDv2: a hash", "RFC 7343", Field("hash", 0, 100, Holds.SUFFIX)),
@@ -202,7 +213,7 @@ PREFIXES = (
         "2002::/16",
         "6to4: a site behind an IPv4 address",
         "RFC 3056, 2",
-        Field("ipv4", 80, 32, Holds.IPV4, role="6to4 router"),
+        Field("ipv4", 80, 32, Holds.IPV4, role="6to4 router", needs=Needs.PUBLIC),
         _SUBNET,
         _INTERFACE,
     ),
@@ -286,18 +297,11 @@ KINDS = {kind.name: kind for kind in (*PREFIXES, *IDENTIFIERS)}
 
 
 def parse(text: str) -> IPv6Address:
-    """The IPv6 address that ``text`` writes, in brackets or not. Raises AddressError."""
-    inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    """The IPv6 address that ``text`` writes, in brackets or not, with its zone. Raises AddressError."""
     try:
-        return IPv6Address(inside)
-    except AddressValueError:
-        pass
-    try:
-        why = f"an IPv4 address; in IPv6 it is ::ffff:{IPv4Address(inside)}"
-    except AddressValueError:
-        why = "not an IPv6 address, such as 2001:db8::1"
-        why += "; leave out the prefix length" if "/" in inside else ""
-    raise AddressError([f"{shown(text)}: {why}"])
+        return read(text)
+    except ValueError as error:
+        raise AddressError([f"{shown(text)}: {error}"]) from None
 
 
 def decode(address: IPv6Address) -> Decoded:
@@ -340,11 +344,16 @@ def _identifies(kind: Kind, bits: int) -> bool:
 
 
 def _found(kind: Kind, bits: int) -> Found:
-    read = [(field, field.read(bits)) for field in kind.fields]
+    held = [(field, field.read(bits)) for field in kind.fields]
     return Found(
         kind,
-        {field.name: field.text(value) for field, value in read},
-        {field.name: field.means(value) for field, value in read if field.means},
+        {field.name: field.text(value) for field, value in held},
+        {field.name: field.means(value) for field, value in held if field.means},
+        tuple(
+            f"{field.name}={field.text(value)} is {what}, and {kind.name} needs {field.needs.value}"
+            for field, value in held
+            if (what := field.unfit(value))
+        ),
     )
 
 

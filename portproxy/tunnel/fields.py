@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import NamedTuple
 
 _U_BIT = 1 << 57
@@ -13,6 +13,44 @@ _U_BIT = 1 << 57
 _MAC = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}", re.ASCII | re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]{1,32}", re.ASCII | re.IGNORECASE)
 _DECIMAL = re.compile(r"[0-9]{1,5}", re.ASCII)
+_BESIDE = {
+    "the spaces": re.compile(r"\s+"),
+    "the port": re.compile(r"(?<=\]):[^]:]*\Z"),
+    "the prefix length": re.compile(r"/[0-9]*\Z"),
+    "the brackets": re.compile(r"\A\[|\]\Z"),
+}
+"""What is written around addresses and is no part of them, by what it is called."""
+
+
+_NO_HOST = tuple(
+    (IPv4Network(prefix), what)
+    for prefix, what in (
+        ("0.0.0.0/8", "reserved"),
+        ("127.0.0.0/8", "loopback"),
+        ("224.0.0.0/4", "multicast"),
+        ("240.0.0.0/4", "reserved"),
+    )
+)
+"""What no host has that others reach (RFC 6890, 2.2.2; RFC 5771)."""
+_NOT_PUBLIC = tuple(
+    (IPv4Network(prefix), what)
+    for prefix, what in (
+        ("10.0.0.0/8", "private"),
+        ("100.64.0.0/10", "shared"),
+        ("169.254.0.0/16", "link-local"),
+        ("172.16.0.0/12", "private"),
+        ("192.168.0.0/16", "private"),
+    )
+)
+"""What many hosts have, each for its own network (RFC 6890, 2.2.2)."""
+
+
+class Needs(enum.Enum):
+    """Which IPv4 addresses make sense in a field, in words."""
+
+    ANY = "an IPv4 address"
+    HOST = "a host's IPv4 address"
+    PUBLIC = "a public IPv4 address"
 
 
 class Holds(enum.Enum):
@@ -32,8 +70,9 @@ class Holds(enum.Enum):
 class Field(NamedTuple):
     """``width`` bits of an address above its lowest ``shift``; ``mask`` is what they are XORed with there.
 
-    ``role`` says whose IPv4 address or port it is. A field that ``encode`` is not given is 0 where it is
-    ``optional``. ``means`` says in words what its bits mean, where they are not a number or an address.
+    ``role`` says whose IPv4 address or port it is, and ``needs`` which of them can be that. A field that
+    ``encode`` is not given is 0 where it is ``optional``. ``means`` says in words what its bits mean, where
+    they are not a number or an address.
     """
 
     name: str
@@ -42,6 +81,7 @@ class Field(NamedTuple):
     holds: Holds = Holds.HEX
     mask: int = 0
     role: str = ""
+    needs: Needs = Needs.ANY
     optional: bool = False
     means: Callable[[int], str] | None = None
 
@@ -74,6 +114,11 @@ class Field(NamedTuple):
     def put(self, value: int) -> int:
         """The bits of an address whose field has this ``value``."""
         return (value ^ self.mask) << self.shift
+
+    def unfit(self, value: int) -> str:
+        """What the IPv4 address ``value`` is instead of one that the field needs; empty where it is one."""
+        kinds = {Needs.ANY: (), Needs.HOST: _NO_HOST, Needs.PUBLIC: (*_NO_HOST, *_NOT_PUBLIC)}[self.needs]
+        return next((what for prefix, what in kinds if IPv4Address(value) in prefix), "")
 
     def text(self, value: int) -> str:
         """A ``value`` as it is written."""
@@ -122,6 +167,45 @@ def written(bits: int) -> str:
     if bits >> 32 == 0xFFFF:
         return f"::ffff:{IPv4Address(bits & 0xFFFFFFFF)}"
     return str(IPv6Address(bits))
+
+
+def read(text: str) -> IPv6Address:
+    """The address that ``text`` writes, in brackets or not, with its zone.
+
+    Raises ValueError, which says what the text is instead, or what to leave out of it.
+    """
+    address = _read(text)
+    if address is not None:
+        return address
+    try:
+        why = f"an IPv4 address; in IPv6 it is ::ffff:{IPv4Address(_inside(text))}"
+    except AddressValueError:
+        why = f"not an IPv6 address, such as 2001:db8::1{_what_to_leave_out(text)}"
+    raise ValueError(why)
+
+
+def _read(text: str) -> IPv6Address | None:
+    if _BESIDE["the spaces"].search(text):
+        return None  # ipaddress would take them in a zone
+    try:
+        return IPv6Address(_inside(text))
+    except AddressValueError:
+        return None
+
+
+def _inside(text: str) -> str:
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def _what_to_leave_out(text: str) -> str:
+    """What makes ``text`` no address, where one would be left without it; else nothing."""
+    superfluous: list[str] = []
+    for what, pattern in _BESIDE.items():
+        text, times = pattern.subn("", text)
+        superfluous += [what] if times else []
+        if _read(text) is not None:
+            return f"; leave out {' and '.join(superfluous)}"
+    return ""
 
 
 def _address(text: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypedDict
 
 from portproxy.columns import columns
 from portproxy.errors import printable
+from portproxy.options import Option
 from portproxy.options.tunnels import SAYS_NOTHING, options_of
 from portproxy.report import in_bytes
 from portproxy.snapshot import TunnelStatus
@@ -17,16 +19,19 @@ _IN_COLUMNS = ("name", "type", "localaddress", "remoteaddress")
 _WAY_OUT = ("role", "relay", "router")
 _NONE = "-"
 
+Setting = str | int | bool | list[str]
+"""A value as the configuration file has it, of TOML's types."""
+
 
 class TunnelData(TypedDict):
-    """One tunnel: the ``settings`` that it takes, as they would be written; ``local`` and ``mtu`` as they are
-    by now.
+    """One tunnel: the ``settings`` that it takes, which the file would be read with, too; ``local`` and
+    ``mtu`` as they are by now.
 
     Packets and bytes are those of the inner packets; ``dropped`` has a reason once it occurred.
     """
 
     name: str
-    settings: dict[str, str]
+    settings: dict[str, Setting]
     state: str
     last_error: str
     local: str
@@ -54,8 +59,7 @@ def _data(status: TunnelStatus) -> TunnelData:
     return {
         "name": printable(tunnel.name),
         "settings": {
-            option.name: printable(option.kind.show(getattr(tunnel, option.name)))
-            for option in options_of(tunnel)
+            option.name: _setting(option, getattr(tunnel, option.name)) for option in options_of(tunnel)
         },
         "state": str(status.state),
         "last_error": printable(status.last_error),
@@ -69,6 +73,14 @@ def _data(status: TunnelStatus) -> TunnelData:
     }
 
 
+def _setting(option: Option, value: object) -> Setting:
+    if isinstance(value, tuple):
+        return [printable(str(item)) for item in value]
+    text = option.kind.show(value)
+    # mss is a flag that is written in words.
+    return value if isinstance(value, int) and text == json.dumps(value) else printable(text)
+
+
 def show_text(data: TunnelsData, width: int | None = None) -> str:
     """How the tunnels are set up, for people; folded to ``width`` characters where given."""
     if not data["tunnels"]:
@@ -79,12 +91,17 @@ def show_text(data: TunnelsData, width: int | None = None) -> str:
 def _show_row(tunnel: TunnelData) -> tuple[str, ...]:
     settings = tunnel["settings"]
     options = _tags(settings, (name for name in settings if name not in _IN_COLUMNS))
-    return (*(printable(settings.get(name, _NONE)) for name in _IN_COLUMNS), options)
+    return (*(_written(settings.get(name, _NONE)) for name in _IN_COLUMNS), options)
 
 
-def _tags(settings: Mapping[str, str], names: Iterable[str]) -> str:
-    values = [(name, settings[name]) for name in names if settings.get(name, "off") not in SAYS_NOTHING]
-    return " ".join(f"{name}={printable(value)}" for name, value in values)
+def _tags(settings: Mapping[str, Setting], names: Iterable[str]) -> str:
+    values = [(name, _written(settings.get(name, "off"))) for name in names]
+    return " ".join(f"{name}={value}" for name, value in values if value not in SAYS_NOTHING)
+
+
+def _written(setting: Setting) -> str:
+    """As TOML has it, but for quotes around a text."""
+    return printable(setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False))
 
 
 def status_text(data: TunnelsData, width: int | None = None) -> str:
@@ -92,17 +109,21 @@ def status_text(data: TunnelsData, width: int | None = None) -> str:
     tunnels = data["tunnels"]
     if not tunnels:
         return "no tunnels"
-    notes = [
-        f"{printable(one['name'])}: {printable(one['last_error'])}" for one in tunnels if one["last_error"]
-    ]
-    for one in tunnels:
-        if way_out := _tags(one["settings"], _WAY_OUT):
-            notes.append(f"{printable(one['name'])}: {printable(one['settings']['type'])} {way_out}")
-        if one["dropped"]:
-            reasons = ", ".join(f"{count} {printable(reason)}" for reason, count in one["dropped"].items())
-            notes.append(f"{printable(one['name'])} dropped: {reasons}")
+    notes = [note for one in tunnels for note in _notes(one)]
     table = columns([_STATUS_HEAD, *map(_status_row, tunnels)], width)
     return "\n".join([*table, *([""] if notes else []), *notes])
+
+
+def _notes(tunnel: TunnelData) -> Iterator[str]:
+    """What has no room in the table, each with what it is."""
+    name = printable(tunnel["name"])
+    if tunnel["last_error"]:
+        yield f"{name} error: {printable(tunnel['last_error'])}"
+    if way_out := _tags(tunnel["settings"], _WAY_OUT):
+        yield f"{name} settings: {_tags(tunnel['settings'], ('type',))} {way_out}"
+    if tunnel["dropped"]:
+        reasons = ", ".join(f"{count} {printable(reason)}" for reason, count in tunnel["dropped"].items())
+        yield f"{name} dropped: {reasons}"
 
 
 def _status_row(tunnel: TunnelData) -> tuple[str, ...]:
@@ -110,7 +131,7 @@ def _status_row(tunnel: TunnelData) -> tuple[str, ...]:
         printable(tunnel["name"]),
         printable(tunnel["state"]),
         printable(tunnel["local"]) or _NONE,
-        printable(tunnel["settings"].get("remoteaddress", _NONE)),
+        _written(tunnel["settings"].get("remoteaddress", _NONE)),
         str(tunnel["mtu"] or _NONE),
         str(tunnel["packets_in"]),
         str(tunnel["packets_out"]),

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from portproxy.tunnel.addresses import KINDS
+from portproxy.tunnel.addresses import KINDS, decode, parse
 from tests.cli.shell import PORTPROXY, Shell
 from tests.cli.test_completion import proposed
 
@@ -105,10 +105,11 @@ def test_what_decode_prints_encode_takes(portproxy: Shell) -> None:
         assert portproxy("tunnel", "encode", kind, *parts.split()) == (0, f"{address}\n", [])
 
 
-DATA = {
+DATA: dict[str, list[object]] = {
     "addresses": [
         {
             "address": TEREDO,
+            "zone": None,
             "kinds": [
                 {
                     "kind": "teredo",
@@ -119,6 +120,7 @@ DATA = {
                         "client": "192.0.2.45",
                     },
                     "meanings": {"flags": "cone NAT (C)"},
+                    "notes": [],
                     "what": "Teredo: IPv6 over UDP through a NAT",
                     "source": "RFC 4380, 4",
                 }
@@ -130,11 +132,13 @@ DATA = {
         },
         {
             "address": "fe80::1",
+            "zone": "\\udc80",
             "kinds": [
                 {
                     "kind": "link-local",
                     "parts": {"interface": "::1"},
                     "meanings": {},
+                    "notes": [],
                     "what": "link-local",
                     "source": "RFC 4291, 2.5.6",
                 }
@@ -151,10 +155,44 @@ def test_decode_as_json(portproxy: Shell) -> None:
     assert json.loads(output) == DATA
 
 
+def test_encode_as_json_is_what_decode_says_of_it(portproxy: Shell) -> None:
+    teredo = DATA["addresses"][0]
+    parts = ["server=65.54.227.120", "flags=8000", "port=40000", "client=192.0.2.45"]
+    code, output, errors = portproxy("tunnel", "encode", "--json", "teredo", *parts)
+    assert (code, json.loads(output), errors) == (0, teredo, [])
+
+
+def test_an_ipv4_address_that_makes_no_sense_is_told(portproxy: Shell) -> None:
+    note = "ipv4=127.0.0.1 is loopback, and 6to4 needs a public IPv4 address"
+    encode = ("tunnel", "encode", "6to4", "ipv4=127.0.0.1")
+    assert portproxy(*encode) == (0, "2002:7f00:1::\n", [f"warning: {note}"])
+    code, output, errors = portproxy(*encode, "--json")
+    assert (code, json.loads(output)["kinds"][0]["notes"], errors) == (0, [note], [])
+    code, output, errors = portproxy("tunnel", "decode", "2002:7f00:1::")
+    assert (code, errors) == (0, [])
+    assert output.endswith(f"(RFC 3056, 2); note: {note}\n")
+
+
+def test_a_zone_stands_behind_the_address(portproxy: Shell) -> None:
+    code, output, errors = portproxy("tunnel", "decode", "fe80::1%eth0", "fe80::1%\x1b")
+    assert (code, errors) == (0, [])
+    assert [line.split()[0] for line in output.splitlines()[1:]] == ["fe80::1%eth0", "fe80::1%\\x1b"]
+    assert in_a_terminal(portproxy, 40, "tunnel", "decode", "fe80::1%eth0").startswith("fe80::1%eth0\n  link")
+
+
+def test_a_mistake_keeps_nobody_from_the_others(portproxy: Shell) -> None:
+    _, good, _ = portproxy("tunnel", "decode", TEREDO, TWO_KINDS)
+    errors = [f'portproxy: "x": {NO_ADDRESS}', f'portproxy: "[::1]:80": {NO_ADDRESS}; leave out the port']
+    assert portproxy("tunnel", "decode", TEREDO, "x", TWO_KINDS, "[::1]:80") == (2, good, errors)
+    code, output, errors = portproxy("tunnel", "decode", "--json", "x", TEREDO)
+    assert (code, errors) == (2, [f'portproxy: "x": {NO_ADDRESS}'])
+    assert json.loads(output)["addresses"] == DATA["addresses"][:1]
+
+
 NO_ADDRESS = "not an IPv6 address, such as 2001:db8::1"
 MISTAKES: dict[str, list[str]] = {
     "decode": ["Missing argument 'ADDRESS...'. Try 'portproxy tunnel decode --help'."],
-    "decode ::1 192.0.2.33 2001:db8::/32 x": [
+    "decode 192.0.2.33 2001:db8::/32 x": [
         '"192.0.2.33": an IPv4 address; in IPv6 it is ::ffff:192.0.2.33',
         f'"2001:db8::/32": {NO_ADDRESS}; leave out the prefix length',
         f'"x": {NO_ADDRESS}',
@@ -198,10 +236,26 @@ def test_help(portproxy: Shell, argv: list[str]) -> None:
         assert output_of_it.startswith(f"Usage: portproxy tunnel {command} ")
 
 
-def test_the_example_in_the_help_is_so(portproxy: Shell) -> None:
+def test_the_examples_in_the_help_are_so(portproxy: Shell) -> None:
     _, output, _ = portproxy("tunnel", "encode", "--help")
-    example = " ".join(output.split()).split("'")[1]
-    assert portproxy("tunnel", *example.split()) == (0, "2001:0:4136:e378:0:63bf:3fff:fdd2\n", [])
+    teredo, sixtofour = " ".join(output.replace("site's", "").split()).split("'")[1::2]
+    assert portproxy("tunnel", *teredo.split()) == (0, "2001:0:4136:e378:0:63bf:3fff:fdd2\n", [])
+    assert portproxy("tunnel", *sixtofour.split()) == (0, "2002:c000:201:10::\n", [])
+    (six_to_four,) = decode(parse("2002:c000:201:10::")).kinds
+    assert int(six_to_four.values["subnet"], 16) == 16
+
+
+def test_the_help_has_every_kind_with_its_parts(portproxy: Shell) -> None:
+    _, output, _ = portproxy("tunnel", "encode", "--help")
+    lines = output.partition("is left\n  out.\n\n")[2].partition("\n\n")[0].splitlines()
+    listed: dict[str, list[str]] = {}
+    for line in lines:
+        names, _, parts = line.partition(":")
+        listed |= dict.fromkeys(map(str.strip, names.split(",")), parts.split())
+    assert listed == {
+        name: [f"[{field.name}]" if field.optional else field.name for field in kind.fields]
+        for name, kind in KINDS.items()
+    }
 
 
 PROPOSED = {

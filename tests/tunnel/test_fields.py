@@ -108,12 +108,41 @@ def test_an_address_is_written_as_rfc_5952_says(text: str) -> None:
     assert decode(parse(text)).text == WRITTEN[text]
 
 
+ZONES = {
+    "fe80::1": None,
+    "fe80::1%eth0": "eth0",
+    "[FE80::1%7]": "7",
+    "ff02::1%Eth0": "Eth0",
+    "fe80::1%\x1b": "\x1b",
+}
+"""What is typed -> the zone, which is any text there is."""
+
+
+@pytest.mark.parametrize("text", ZONES)
+def test_the_zone_is_kept_beside_the_address(text: str) -> None:
+    decoded = decode(parse(text))
+    assert (decoded.zone, "%" in decoded.text) == (ZONES[text], False)
+
+
 NO_ADDRESS = "not an IPv6 address, such as 2001:db8::1"
 UNREADABLE = {
     "": NO_ADDRESS,
-    "[::1": NO_ADDRESS,
-    "::1]": NO_ADDRESS,
-    "[[::1]]": NO_ADDRESS,
+    "[": NO_ADDRESS,
+    "[]": NO_ADDRESS,
+    " ": NO_ADDRESS,
+    "]:80": NO_ADDRESS,
+    "::g/64": NO_ADDRESS,
+    "[::1": f"{NO_ADDRESS}; leave out the brackets",
+    "::1]": f"{NO_ADDRESS}; leave out the brackets",
+    "[[::1]]": f"{NO_ADDRESS}; leave out the brackets",
+    "[::1]:80": f"{NO_ADDRESS}; leave out the port",
+    "[::1]:http": f"{NO_ADDRESS}; leave out the port",
+    "[fe80::1%eth0]:80": f"{NO_ADDRESS}; leave out the port",
+    "[::1]/128": f"{NO_ADDRESS}; leave out the prefix length",
+    " 2001:db8::1": f"{NO_ADDRESS}; leave out the spaces",
+    "2001:db8:: 1 ": f"{NO_ADDRESS}; leave out the spaces",
+    "fe80::1%eth0 ": f"{NO_ADDRESS}; leave out the spaces",
+    " [::1]:80": f"{NO_ADDRESS}; leave out the spaces and the port",
     "fe80::1%": NO_ADDRESS,
     "1": NO_ADDRESS,
     "2001:db8:::1": NO_ADDRESS,

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
+from portproxy import __version__, counters
 from portproxy.cli.changing import finish
-from portproxy.handlers import health_reply, kept_lines, plan_lines
+from portproxy.config import parse
+from portproxy.handlers import health_reply, kept_lines, plan_lines, unchanged
 from portproxy.metrics import render
-from portproxy.model import Config
+from portproxy.model import Config, Endpoint, Rule, RuleType
 from portproxy.reconcile import plan
-from portproxy.snapshot import Snapshot, TunnelState, TunnelStatus
-from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelType
+from portproxy.report import status_data
+from portproxy.report import status_text as relay_status_text
+from portproxy.snapshot import RuleState, RuleStatus, Snapshot, TunnelState, TunnelStatus
+from portproxy.table import show
+from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelRoute, TunnelType
 from portproxy.tunnel.reasons import Dropped
-from portproxy.tunnel.report import show_text, status_text, tunnels_data
-from portproxy.wire.control_frames import Reply
+from portproxy.tunnel.report import TunnelsData, show_text, status_text, tunnels_data
+from portproxy.wire.control_frames import Reply, encode
 
 HE = Tunnel(
     "he",
@@ -47,10 +54,21 @@ def test_status() -> None:
     ]
 
 
+def test_every_line_below_the_table_says_what_it_is() -> None:
+    lost = replace(status_of(SITE), last_error="relay.example: no such name", drops=NONE | {"no-router": 2})
+    below = status_text(tunnels_data([lost, FAILED])).splitlines()[4:]
+    assert below == [
+        "site error: relay.example: no such name",
+        "site settings: type=6to4 role=router relay=relay.example",
+        "site dropped: 2 no-router",
+        "he error: there is no route",
+    ]
+
+
 def test_status_of_one_that_fails() -> None:
     _, row, _, why = status_text(tunnels_data([FAILED])).splitlines()
     assert row.split() == ["he", "failed", "-", "198.51.100.2", "-", "0", "0", "0", "B", "0", "B", "0"]
-    assert why == "he: there is no route"
+    assert why == "he error: there is no route"
 
 
 def test_show_leaves_out_what_says_nothing() -> None:
@@ -94,12 +112,12 @@ COMPATIBLE = Tunnel("old", TunnelType.V4COMPAT, AUTO, "", "tun-old", mtu=1280, p
         (
             SITE,
             'site 6to4 198.51.100.1 - role=router relay=relay.example advertise=["eth1"] interface=tun-site',
-            "site: 6to4 role=router relay=relay.example",
+            "site settings: type=6to4 role=router relay=relay.example",
         ),
         (
             HOME,
             'home isatap auto - role=host router=["isatap", "10.40.1.1"] interface=tun-home',
-            'home: isatap role=host router=["isatap", "10.40.1.1"]',
+            'home settings: type=isatap role=host router=["isatap", "10.40.1.1"]',
         ),
         (COMPATIBLE, "old v4compat auto - private=true interface=tun-old", None),
     ],
@@ -134,12 +152,65 @@ def test_json_has_every_setting_and_the_reasons_that_occurred() -> None:
         "remoteaddress": "198.51.100.2",
         "localaddress": "auto",
         "interface": "tun-he",
-        "address": '["2001:db8:1::1/64"]',
-        "route": "[]",
-        "mtu": "1480",
-        "ttl": "64",
+        "address": ["2001:db8:1::1/64"],
+        "route": [],
+        "mtu": 1480,
+        "ttl": 64,
         "mss": "off",
     }
+
+
+FOUR = Tunnel("four", TunnelType.V4V6TUNNEL, "2001:db8::1", "2001:db8::2", "four", mtu=None, mss=True)
+OUT = replace(
+    HOME,
+    name="out",
+    role=Role.ROUTER,
+    router=(),
+    prefix=(ipaddress.IPv6Network("2001:db8:1::/64"),),
+    route=(TunnelRoute(ipaddress.IPv6Network("2001:db8::/48"), ipaddress.IPv6Address("fe80::5efe:a28:101")),),
+)
+
+
+@pytest.mark.parametrize(
+    "tunnel",
+    [HE, SITE, HOME, COMPATIBLE, FOUR, replace(FOUR, encaplimit=0, ttl=1), OUT],
+    ids=str,
+)
+def test_settings_are_values_that_a_file_may_have(tunnel: Tunnel) -> None:
+    reply = encode(Reply(True, "", dict(tunnels_data([status_of(tunnel)]))))
+    (data,) = msgspec.convert(json.loads(reply[4:])["data"], TunnelsData)["tunnels"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in data["settings"].items()]
+    assert parse("\n".join(["[[tunnel]]", *lines]), "here").tunnels == (tunnel,)
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "name", "value"),
+    [
+        (SITE, "advertise", ["eth1"]),
+        (SITE, "private", False),
+        (COMPATIBLE, "private", True),
+        (HE, "mtu", 1480),
+        (FOUR, "mtu", "auto"),
+        (FOUR, "mss", "clamp"),
+        (FOUR, "encaplimit", "off"),
+        (replace(FOUR, encaplimit=0), "encaplimit", 0),
+        (OUT, "route", ["2001:db8::/48 via fe80::5efe:a28:101"]),
+    ],
+)
+def test_a_setting_has_the_type_of_the_file(tunnel: Tunnel, name: str, value: object) -> None:
+    (data,) = tunnels_data([status_of(tunnel)])["tunnels"]
+    assert (data["settings"][name], type(data["settings"][name])) == (value, type(value))
+
+
+def test_what_another_relay_says_is_no_terminal_control() -> None:
+    """Whoever listens on the control socket need not be a relay of ours."""
+    hostile = "\x1b[2J\n"
+    data = tunnels_data([replace(status_of(SITE), last_error="x", drops={hostile: 1})])
+    (one,) = data["tunnels"]
+    one["settings"].update(dict.fromkeys(one["settings"], hostile) | {"advertise": [hostile]})
+    one.update({"name": hostile, "last_error": hostile, "state": hostile, "local": hostile})
+    for told in (show_text, status_text):
+        assert all(line.isprintable() for line in told(data).splitlines())
 
 
 @pytest.mark.parametrize(
@@ -170,9 +241,47 @@ def test_a_relay_without_tunnels_has_no_metric_of_them() -> None:
 
 
 def test_it_is_ready_once_every_tunnel_is_up() -> None:
-    assert health_reply(snapshot(UP)).ok
-    reply = health_reply(snapshot(FAILED))
-    assert (reply.ok, reply.text) == (False, "tunnel he: there is no route")
+    counts = {"listening": 0, "sessions": 0}
+    assert health_reply(snapshot(UP)) == Reply(True, "1 tunnel up", counts | {"tunnels_up": 1})
+    failed = Reply(False, "tunnel he: there is no route", counts | {"tunnels_up": 1})
+    assert health_reply(snapshot(UP, FAILED)) == failed
+
+
+RULE = RuleStatus(
+    Rule(RuleType.V6TOV4, Endpoint("*", 80), Endpoint("127.0.0.1", 80), "web"),
+    RuleState.LISTENING,
+    "",
+    counters.new_block(),
+)
+
+
+def test_health_speaks_of_what_there_is() -> None:
+    both = replace(snapshot(UP, UP), rules=(RULE,))
+    assert health_reply(both).text == "1 rule listening, 0 sessions, 2 tunnels up"
+
+
+def test_the_relays_status_counts_tunnels() -> None:
+    see = "see `portproxy tunnel status`"
+    data = status_data(replace(snapshot(UP, FAILED, UP), rules=(RULE,), uptime=60.0))
+    assert data["tunnels"] == {"up": 2, "failed": 1}
+    head, note, *table = relay_status_text(data, None, 1.0).splitlines()
+    assert head == f"portproxy {__version__}, up 1m00s: 1 rule, 0 sessions"
+    assert note == f"tunnels: 2 up, 1 failed; {see}"
+    assert len(table) == 3
+    data = status_data(replace(snapshot(UP), uptime=60.0))
+    assert relay_status_text(data, None, 1.0) == (f"portproxy {__version__}, up 1m00s\ntunnels: 1 up; {see}")
+    assert relay_status_text(status_data(snapshot(FAILED)), None, 1.0).endswith(f"\ntunnels: 1 failed; {see}")
+    assert "tunnel" not in relay_status_text(status_data(snapshot()), None, 1.0)
+
+
+def test_check_shows_what_there_is() -> None:
+    head, row, _, server, *_ = show(Config(tunnels=(HE,))).splitlines()
+    assert head.split()[0] == "tunnel"
+    assert row.split()[:4] == ["he", "v6v4tunnel", "auto", "198.51.100.2"]
+    assert server.startswith("server: ")
+    both = show(Config(rules=(RULE.rule,), tunnels=(HE,))).splitlines()
+    assert [line.split()[0] for line in both if line] == ["rule", "web", "tunnel", "he", "server:"]
+    assert show(Config()).splitlines()[0].split()[0] == "rule"
 
 
 def test_a_plan_names_tunnels_and_what_changes() -> None:
@@ -187,6 +296,13 @@ def test_a_plan_names_tunnels_and_what_changes() -> None:
     assert plan_lines(plan(Config(), Config(tunnels=(SITE,)))) == ["start   tunnel site: 6to4 198.51.100.1"]
 
 
+def test_a_plan_without_steps_speaks_of_what_there_is() -> None:
+    said = "nothing that runs changes"
+    only, both = Config(tunnels=(HE,)), Config(rules=(RULE.rule,), tunnels=(HE,))
+    assert [unchanged(plan(config, config)) for config in (only, both)] == [said, said]
+    assert unchanged(plan(Config(), Config())) == "no rule that listens changes"
+
+
 def test_a_plan_of_many_tunnels_counts_the_rest() -> None:
     many = tuple(replace(HE, name=f"t{number}", interface=f"t{number}") for number in range(22))
     assert plan_lines(plan(Config(tunnels=many), Config()))[19:] == [
@@ -194,8 +310,11 @@ def test_a_plan_of_many_tunnels_counts_the_rest() -> None:
         "stop    2 tunnels more",
     ]
     kept = plan(Config(tunnels=many), Config(tunnels=many[:2]))
-    assert kept_lines(kept) == ["keep    0 rules", "keep    2 tunnels"]
+    assert kept_lines(kept) == ["keep    2 tunnels"]
+    assert kept_lines(plan(Config(), Config(tunnels=many))) == ["keep    0 tunnels"]
     assert kept_lines(plan(Config(), Config())) == ["keep    0 rules"]
+    before, after = Config(rules=(RULE.rule,), tunnels=many), Config(rules=(RULE.rule,), tunnels=many[:2])
+    assert kept_lines(plan(before, after)) == ["keep    1 rule", "keep    2 tunnels"]
 
 
 def test_a_rule_is_not_taken_for_the_tunnel_that_it_is_called_like(

@@ -26,19 +26,21 @@ def snapshot(*states: RuleState, sessions: int = 0, draining: bool = False) -> S
     [
         (
             snapshot(RuleState.LISTENING, RuleState.LISTENING, sessions=6),
-            Reply(True, "2 rules listening, 12 sessions", {"listening": 2, "sessions": 12}),
+            Reply(True, "2 rules listening, 12 sessions", {"listening": 2, "sessions": 12, "tunnels_up": 0}),
         ),
         (
             snapshot(RuleState.LISTENING, RuleState.SHADOWED, RuleState.DRAINING),
-            Reply(True, "1 rule listening, 0 sessions", {"listening": 1, "sessions": 0}),
+            Reply(True, "1 rule listening, 0 sessions", {"listening": 1, "sessions": 0, "tunnels_up": 0}),
         ),
         (
             snapshot(RuleState.LISTENING, RuleState.FAILED),
-            Reply(False, "rule web: address already in use", {"listening": 1, "sessions": 0}),
+            Reply(
+                False, "rule web: address already in use", {"listening": 1, "sessions": 0, "tunnels_up": 0}
+            ),
         ),
         (
             snapshot(RuleState.LISTENING, sessions=1, draining=True),
-            Reply(False, "the relay is stopping", {"listening": 1, "sessions": 1}),
+            Reply(False, "the relay is stopping", {"listening": 1, "sessions": 1, "tunnels_up": 0}),
         ),
     ],
 )

@@ -102,6 +102,7 @@ def test_status_as_data() -> None:
                 },
             }
         ],
+        "tunnels": {"up": 0, "failed": 0},
     }
 
 
