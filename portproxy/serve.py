@@ -180,6 +180,7 @@ def _say_ready(log: Log, config: Config, limit: int) -> None:
         "ready",
         version=__version__,
         rules=len(config.active),
+        **({"tunnels": len(config.tunnels)} if config.tunnels else {}),
         status=config.server.status or "off",
         control=config.server.control or "off",
         workers=config.server.workers,

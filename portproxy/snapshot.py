@@ -43,8 +43,9 @@ class TunnelState(enum.StrEnum):
 class TunnelStatus:
     """One tunnel: its state, its last error for people (empty when there was none), and what it has done.
 
-    ``local`` is the address that it leaves from, empty while it fails; ``mtu`` is in bytes of the inner
-    packet. Packets and bytes are those of the inner packets, ``drops`` counts packets by reason.
+    ``local`` is the address that it leaves from, empty where there is none; one that fails may go on as
+    before. ``mtu`` is in bytes of the inner packet. Packets and bytes are those of the inner packets,
+    ``drops`` counts packets by reason.
     """
 
     tunnel: Tunnel

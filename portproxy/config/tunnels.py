@@ -14,6 +14,7 @@ from portproxy.options.kinds import RefusedError
 from portproxy.options.tunnels import INTERFACE, LEAST_MTU, ROLES, TUNNEL_OPTIONS, TYPES
 from portproxy.tunnel.model import AUTO, Role, Tunnel, TunnelType
 from portproxy.tunnel.modes.embedded import isatap, public
+from portproxy.tunnel.packet.icmpv4 import single
 
 _KEYS = by_name(TUNNEL_OPTIONS)
 _MTU = {TunnelType.V6V4TUNNEL: 1480, TunnelType.V4V6TUNNEL: 1460}
@@ -66,6 +67,8 @@ def _build(table: Table, problems: list[str]) -> Tunnel | None:
         if values["type"].automatic:
             _check_automatic(table, values["type"])
             _check_gateways(table, values["type"])
+        elif values.get("localaddress", AUTO) == values.get("remoteaddress"):
+            table.refuse("remoteaddress", "it is localaddress as well; the other end is another host")
     if len(problems) > before:
         return None
     return Tunnel(**(_defaults(values["type"], values.get("role", Role.HOST)) | values))
@@ -161,6 +164,8 @@ def _check_automatic(table: Table, type_: TunnelType) -> None:
     local = values.get("localaddress", AUTO)
     if local != AUTO and local == values.get("relay"):
         table.refuse("relay", 'it is localaddress as well; the relay is another host, or role = "relay"')
+    if local != AUTO and local in values.get("router", ()) and values.get("role", Role.HOST) is Role.HOST:
+        table.refuse("router", 'localaddress is there as well; a router is another host, or role = "router"')
     named = values.get("advertise", ())
     if len(set(named)) < len(named):
         table.refuse("advertise", "one interface is there twice; each gets one subnet")
@@ -173,7 +178,7 @@ def _check_gateways(table: Table, type_: TunnelType) -> None:
     for route in table.values.get("route", ()):
         if route.via and type_ is not TunnelType.ISATAP:
             table.refuse("route", f"{route}: {type_} goes by the packet's destination; leave out the gateway")
-        elif route.via and not isatap(route.via.packed):
+        elif route.via and not single(isatap(route.via.packed) or bytes(4)):
             table.refuse("route", f"{route}: a gateway has an ISATAP address, like fe80::5efe:192.0.2.1")
 
 

@@ -12,6 +12,7 @@ from portproxy.options import Option, kinds
 from portproxy.options.addresses import is_host_name
 from portproxy.options.kinds import Kind, RefusedError, text
 from portproxy.tunnel.model import AUTO, Interface, Network, Role, Tunnel, TunnelRoute, TunnelType
+from portproxy.tunnel.packet.icmpv4 import single
 
 # netdevice(7): IFNAMSIZ is 16 with the NUL, and dev_valid_name() refuses "/", ":" and white space.
 _INTERFACE = re.compile(r"[!-.0-9;-~]{1,15}")
@@ -35,8 +36,12 @@ def _peer(value: object) -> str:
         raise RefusedError from None
     if address.is_multicast or address.is_unspecified or address.is_loopback:
         raise RefusedError("a tunnel ends at a unicast address of another host")
+    if address.version == 4 and not single(address.packed):
+        raise RefusedError("a tunnel ends at a unicast address; 0.0.0.0/8 and 240.0.0.0/4 are no host's")
     if address.version == 6 and (address.ipv4_mapped or address.scope_id):
         raise RefusedError("write an IPv4 address as one, and no interface behind a %")
+    if address.version == 6 and address.is_link_local:
+        raise RefusedError("every link has that address; write one that a route leads to")
     return str(address)
 
 

@@ -52,6 +52,8 @@ def _explained(spec: Tunnel, error: OSError) -> dict[int, str]:
         errno.ENODEV: f"the interface {spec.interface} was removed",
         errno.ENETDOWN: f"the interface {spec.interface} was set down: ip link set dev {spec.interface} up",
         errno.EEXIST: f"{error.strerror} is there already; a tunnel displaces none",
+        errno.EADDRINUSE: f"{error.strerror} has these ends already; what arrives could be either's",
+        errno.EDESTADDRREQ: f"remoteaddress {spec.remoteaddress} is {error.strerror}, and no other host's",
         errno.ELOOP: f"the way to its peer leads through the interface {error.strerror}, and from there back",
     }
 

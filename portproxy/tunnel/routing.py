@@ -46,14 +46,20 @@ class Way(NamedTuple):
 def way_to(remote: str, local: str | None = None) -> Way:
     """The way to the literal address ``remote``, from ``local`` where that is given.
 
-    Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL where ``local`` is not this host's.
+    Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL where ``local`` is not this host's,
+    EDESTADDRREQ, with what it is, where ``remote`` is no other host's.
     """
     family = socket.AF_INET6 if ":" in remote else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         if local:
             sock.bind((local, 0))
-        sock.connect((remote, _DISCARD))
+        try:
+            sock.connect((remote, _DISCARD))
+        except PermissionError:  # ip(7): SO_BROADCAST was not set
+            raise OSError(errno.EDESTADDRREQ, "a broadcast address") from None
         found = sock.getsockname()[0]
+    if found == remote:
+        raise OSError(errno.EDESTADDRREQ, "this host's own")
     return Way(found, *_first_hop(family, remote, found))
 
 
@@ -99,11 +105,20 @@ def _first_hop(family: int, remote: str, local: str) -> tuple[int, int]:
         return int(link.get_attr("IFLA_MTU")), index
 
 
-class Circles:
-    """Tunnels by the indexes of their interfaces, and the interfaces that their packets leave by."""
+class Others:
+    """What the tunnels of a process have to know of one another; each is known by its interface's index."""
 
     def __init__(self) -> None:
         self._through: dict[int, int] = {}
+        self._ends: dict[int, object] = {}
+
+    def stand(self, tunnel: int, ends: object) -> None:
+        """``tunnel`` is between ``ends``. Raises OSError (EADDRINUSE, with the interface's name) where
+        another one is."""
+        self._ends[tunnel] = ends
+        for other, theirs in self._ends.items():
+            if other != tunnel and theirs == ends:
+                raise OSError(errno.EADDRINUSE, socket.if_indextoname(other))
 
     def lead(self, tunnel: int, through: int) -> None:
         """The packets of ``tunnel`` leave by ``through``. Raises OSError (ELOOP, with the interface's name)
@@ -118,6 +133,7 @@ class Circles:
 
     def forget(self, tunnel: int) -> None:
         self._through.pop(tunnel, None)
+        self._ends.pop(tunnel, None)
 
 
 class Changes:

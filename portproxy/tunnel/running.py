@@ -29,7 +29,7 @@ from portproxy.tunnel.modes.isatap_router import IsatapRouter
 from portproxy.tunnel.modes.sixtofour import SixToFour
 from portproxy.tunnel.naming import Names
 from portproxy.tunnel.reception import Key, Reception, Receptions
-from portproxy.tunnel.routing import Circles, Way, forwards
+from portproxy.tunnel.routing import Others, Way, forwards
 from portproxy.tunnel.traffic import Traffic
 
 _NOTHING = Configure((), ())
@@ -60,7 +60,7 @@ class Device:
 class RunningTunnel:
     """Runs ``spec``, which ``change`` may replace while connections through it go on.
 
-    ``circles`` knows of the other tunnels. ``problem`` is what it goes on in spite of, of which
+    ``others`` knows of those that run besides. ``problem`` is what it goes on in spite of, of which
     ``on_problem`` hears; ``on_error`` hears of what the kernel refuses. Raises OSError, which
     portproxy.tunnel.causes tells people.
     """
@@ -68,11 +68,11 @@ class RunningTunnel:
     def __init__(
         self,
         spec: Tunnel,
-        circles: Circles,
+        others: Others,
         on_error: Callable[[str, OSError], None],
         on_problem: Callable[[str], None],
     ) -> None:
-        self._circles = circles
+        self._others = others
         self._on_error, self._on_problem = on_error, on_problem
         self.traffic = Traffic()
         self.gone = trio.Event()
@@ -244,7 +244,7 @@ class RunningTunnel:
         self._close_device()
 
     def _close_device(self) -> None:
-        self._circles.forget(self.index)
+        self._others.forget(self.index)
         self._device.close()
 
     # Changing. All of this may block, and is called by one at a time.
@@ -290,7 +290,8 @@ class RunningTunnel:
         if spec.role is not Role.HOST and not forwards():
             raise NotForwardingError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         way = find_way(spec)
-        self._circles.lead(self.index, way.through)
+        self._others.lead(self.index, way.through)
+        self._others.stand(self.index, (spec.type, way.local, spec.remoteaddress))
         return way
 
     def _adopt(self, course: Course) -> None:

@@ -14,9 +14,9 @@ from portproxy.tunnel.causes import explain
 from portproxy.tunnel.endpoint import first
 from portproxy.tunnel.making import open_receiver
 from portproxy.tunnel.model import Tunnel, TunnelType
-from portproxy.tunnel.modes.embedded import SIX_TO_FOUR, packed
+from portproxy.tunnel.modes.embedded import NOWHERE, SIX_TO_FOUR, packed
 from portproxy.tunnel.reception import Receptions
-from portproxy.tunnel.routing import Changes, Circles, look_around
+from portproxy.tunnel.routing import Changes, Others, look_around
 from portproxy.tunnel.running import RunningTunnel
 from portproxy.tunnel.traffic import Traffic
 
@@ -42,7 +42,7 @@ class Tunnels:
         self._running: dict[str, RunningTunnel] = {}
         self._scopes: dict[RunningTunnel, trio.CancelScope] = {}
         self._errors: dict[str, str] = {}
-        self._circles = Circles()
+        self._others = Others()
         self._failing = trio.Event()
         self._changing = trio.Lock()
         self._nursery: trio.Nursery
@@ -109,7 +109,7 @@ class Tunnels:
 
         try:
             # In a thread: netlink answers soon, but the relay's sessions need not wait for it.
-            made = partial(RunningTunnel, tunnel, self._circles, on_error, on_problem)
+            made = partial(RunningTunnel, tunnel, self._others, on_error, on_problem)
             running = await trio.to_thread.run_sync(made)
             running.open(self._receptions)
         except OSError as error:
@@ -203,19 +203,19 @@ class Tunnels:
             changes.close()
 
     async def _look_around(self) -> None:
-        """Tell the tunnels over IPv4 of this host's addresses."""
-        over4 = [running for running in self._running.values() if running.spec.type.outer == 4]
-        if not over4:
-            return
-        try:
-            here = await trio.to_thread.run_sync(look_around)
-        except OSError as error:
-            self._complain("look at this host's addresses", error)
-            return
-        sites = (one for one in over4 if one.spec.type is TunnelType.SIXTOFOUR)
+        """Tell the tunnels of this host's addresses, where some tunnel goes by the addresses in packets:
+        others do not lead back by themselves."""
+        running, here = [*self._running.values()], NOWHERE
+        if any(one.spec.type.automatic for one in running):
+            try:
+                here = await trio.to_thread.run_sync(look_around)
+            except OSError as error:
+                self._complain("look at this host's addresses", error)
+                return
+        sites = (one for one in running if one.spec.type is TunnelType.SIXTOFOUR)
         here = here._replace(sites=frozenset(SIX_TO_FOUR + packed(one.way.local) for one in sites))
-        for running in over4:
-            running.know(here)
+        for one in running:
+            one.know(here)
 
     async def _look_again(self, name: str, running: RunningTunnel, disturbed: bool) -> None:
         was = running.way.local

@@ -10,27 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portproxy.tunnel.routing import Circles, Disturbed, _disturbed
+from portproxy.tunnel.routing import Disturbed, Others, _disturbed
 
 LO = socket.if_nametoindex("lo")
 
 
 def test_a_way_that_comes_back() -> None:
-    circles = Circles()
-    circles.lead(7, LO)
-    circles.lead(8, 7)
+    others = Others()
+    others.lead(7, LO)
+    others.lead(8, 7)
     for through in (8, 7):
         with pytest.raises(OSError, match=r"No such device|Errno") as raised:
-            circles.lead(7, through)
+            others.lead(7, through)
         assert raised.value.errno in (errno.ELOOP, errno.ENXIO)
-    circles.lead(7, LO)
-    circles.lead(9, 8)
+    others.lead(7, LO)
+    others.lead(9, 8)
     # One that leads into a circle is in none.
     with pytest.raises(OSError, match="lo"):
-        circles.lead(LO, LO)
-    circles.lead(8, LO)
-    circles.forget(LO)
-    circles.lead(8, LO)
+        others.lead(LO, LO)
+    others.lead(8, LO)
+    others.forget(LO)
+    others.lead(8, LO)
 
 
 def message(kind: int, payload: bytes) -> bytes:

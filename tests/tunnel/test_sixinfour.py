@@ -215,7 +215,7 @@ def test_with_a_static_mtu_the_outer_packet_may_be_fragmented(mtu: int) -> None:
     effects = checked(mode, mode.from_tun(over, 0.0))
     assert effects[0] == Drop(Dropped.TOO_BIG)
     reported(effects, icmpv6.PACKET_TOO_BIG, 0, mtu, over)
-    assert mode.from_error(heard(3, 4, 1300, "", b""), 0.0) == ()
+    assert mode.from_error(heard(3, 4, 1200, "", inner(mtu)), 0.0) == ()
     assert (mode.mtu, mode.next_deadline(), mode.tick(1e9)) == (mtu, math.inf, ())
 
 
@@ -291,7 +291,7 @@ def test_errors_are_sent_at_a_limited_rate() -> None:
 )
 def test_tcp_segments_are_kept_below_the_mtu_if_asked_for(clamp: bool, offered: int, taken: int) -> None:
     mode = SixInFour(PEER, OWN, clamp_mss=clamp)
-    mode.from_error(heard(3, 4, 1400, "", b""), 0.0)
+    mode.from_error(heard(3, 4, 1400, "", inner(1480)), 0.0)
     (out,) = mode.from_tun(syn(offered), 0.0)
     (back,) = mode.from_wire(syn(offered), FROM_PEER, 0.0)
     assert isinstance(out, SendWire)

@@ -175,10 +175,14 @@ def test_two_of_a_type_have_an_address_each() -> None:
         (ADVERTISES + '["::/64"]\n', '"::/64": no host takes an address of this'),
         (HOME + 'router = ["not a name"]\n', '"not a name": a list of host names and IPv4 addresses'),
         (HOME + 'router = ["224.0.0.1"]\n', '"224.0.0.1": a tunnel ends at a unicast address'),
+        (HOME + 'router = ["255.255.255.255"]\n', '"255.255.255.255": a tunnel ends at a unicast address; '),
+        (HOME + HERE + 'router = ["a.example", "198.51.100.1"]\n', "localaddress is there as well; a router"),
         (HOME + 'router = ["2001:db8::1"]\n', '"2001:db8::1": a router is asked over IPv4'),
         (SITE + 'relay = "not a name"\n', "a host name, an IPv4 address or a 6to4 address (2002::/16)"),
         (SITE + 'relay = "2001:db8::1"\n', "that is no 6to4 address (2002::/16)"),
         (SITE + 'relay = "2002:7f00:1::1"\n', "a tunnel ends at a unicast address of another host"),
+        (SITE + 'private = true\nrelay = "255.255.255.255"\n', "0.0.0.0/8 and 240.0.0.0/4 are no host's"),
+        (SITE + 'private = true\nrelay = "2002:f000:1::1"\n', "0.0.0.0/8 and 240.0.0.0/4 are no host's"),
         (SITE + 'relay = "10.0.0.1"\n', 'relay = "10.0.0.1": 6to4 needs public IPv4 addresses; in a lab'),
         (SITE + HERE + 'relay = "198.51.100.1"\n', "it is localaddress as well; the relay is another host"),
         (SITE + PRIVATE, 'localaddress = "10.0.0.1": 6to4 needs public IPv4 addresses; in a lab'),
@@ -186,6 +190,7 @@ def test_two_of_a_type_have_an_address_each() -> None:
         (SITE + 'localaddress = "2001:db8::1"\n', "6to4 goes over IPv4"),
         (SITE + 'address = ["192.0.2.1/24"]\n', "192.0.2.1/24: 6to4 carries IPv6"),
         (HOME + 'route = ["2001:db8::/32 via fe80::1"]\n', "fe80::1: a gateway has an ISATAP address"),
+        (HOME + 'route = ["::/0 via fe80::5efe:255.255.255.255"]\n', "a gateway has an ISATAP address, like"),
         (SITE + 'route = ["::/0 via 2002:c633:6409::1"]\n', "::/0 via 2002:c633:6409::1: 6to4 goes by the"),
         (OLD + 'route = ["::/0 via fe80::5efe:10.0.0.1"]\n', "v4compat goes by the packet's destination"),
         (ROUTER + 'advertise = ["eth1", "eth1"]\n', "one interface is there twice; each gets one subnet"),
@@ -204,6 +209,11 @@ def test_what_makes_no_tunnel_is_said_in_a_line(text: str, told: str) -> None:
     (line,) = problems(text)
     assert told in line
     assert line.startswith("f.toml: tunnel ")
+
+
+def test_a_router_may_be_among_all_routers() -> None:
+    assert tunnels(HEAD_END + HERE + 'router = ["198.51.100.1", "198.51.100.2"]\n')
+    assert tunnels(HOME + 'router = ["auto"]\n'), "that is a name there"
 
 
 def test_without_a_type_every_key_is_known() -> None:

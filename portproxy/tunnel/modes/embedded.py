@@ -73,7 +73,7 @@ def public(address: bytes) -> bool:
 
 
 class Here(NamedTuple):
-    """What an automatic tunnel has to know of this host, all of it packed: its IPv4 ``addresses`` and their
+    """What a tunnel over IPv4 has to know of this host, all of it packed: its IPv4 ``addresses`` and their
     ``broadcasts``, its ``own`` IPv6 addresses, and as ``sites`` the 6to4 prefixes, 48 bits each, that tunnels
     of this program are for."""
 

@@ -105,10 +105,11 @@ class FourInSix:
         return (SetMtu(self.mtu),)
 
     def _narrowed(self, error: WireError, now: float) -> Sequence[Effect]:
-        if not self._path.learn(error.mtu, now):
+        quoted = error.quoted
+        lost = self._overhead + int.from_bytes(quoted[2:4]) if quoted[:1] and quoted[0] >> 4 == 4 else 0
+        if not self._path.learn(error.mtu, lost, now):
             return ()
         followed = self._follow()
-        quoted = error.quoted
         if len(quoted) < ipv4.HEADER or not quoted[6] & 0x40:
             return followed
         return (*followed, *self._telling.tell(icmpv4.too_big(quoted, self._own, self.mtu), now))

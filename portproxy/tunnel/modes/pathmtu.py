@@ -23,17 +23,17 @@ class PathMtu:
         self.fixed = fixed
         self.mtu = link
 
-    def learn(self, mtu: int, now: float) -> bool:
-        """A router says that it takes ``mtu``; whether that is news. What raises it, or is absurd, is not."""
-        if self.fixed or not self._least <= mtu < self.mtu:
+    def learn(self, mtu: int, lost: int, now: float) -> bool:
+        """A router that was sent ``lost`` bytes says that it takes ``mtu``; whether that is news.
+
+        What raises it is none, and neither what cannot be so: less than every path takes, or enough for what
+        was lost (RFC 5927, 7).
+        """
+        if self.fixed or not self._least <= mtu < min(self.mtu, lost):
             return False
         self.mtu = mtu
         self._forget_at = now + _FORGET
         return True
-
-    def below(self) -> int:
-        """What to try where a router says that it takes less, but not how much."""
-        return next((plateau for plateau in _PLATEAUS if plateau < self.mtu), 0)
 
     def next_deadline(self) -> float:
         return self._forget_at
@@ -44,3 +44,11 @@ class PathMtu:
             return False
         self.mtu, self._forget_at = self._link, math.inf
         return True
+
+
+def below(lost: int) -> int:
+    """What to try where a router took less than ``lost`` bytes, and does not say how much (RFC 1191, 5).
+
+    Of several that were on their way each gives the same, and not less than the one before.
+    """
+    return next((plateau for plateau in _PLATEAUS if plateau < lost), 0)

@@ -43,8 +43,8 @@ def _clamp(packet: bytes, tcp: int, most: int) -> bytes:
         length = packet[at + 1] if at + 1 < end else 0
         if length < 2 or at + length > end:
             return packet
-        if packet[at] == _MSS and length == 4:
-            return _lower(packet, tcp, at + 2, most)
+        if packet[at] == _MSS and length == 4:  # there may be several; Linux goes by the last one
+            packet = _lower(packet, tcp, at + 2, most)
         at += length
     return packet
 
