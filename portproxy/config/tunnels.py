@@ -167,6 +167,8 @@ def _check_automatic(table: Table, type_: TunnelType) -> None:
     if local != AUTO and local in values.get("router", ()) and values.get("role", Role.HOST) is Role.HOST:
         table.refuse("router", 'localaddress is there as well; a router is another host, or role = "router"')
     named = values.get("advertise", ())
+    if "lo" in named:
+        table.refuse("advertise", "nobody is behind lo; name interfaces inside the site")
     if len(set(named)) < len(named):
         table.refuse("advertise", "one interface is there twice; each gets one subnet")
     if values.get("interface") in named:
@@ -200,6 +202,17 @@ def _find_conflicts(placed: Sequence[tuple[str, Tunnel]], problems: list[str]) -
             other = first.setdefault(value, where)
             if other is not where:
                 problems.append(problem(where, key, value, f"{other} {told}"))
+    used: dict[Any, str] = {}
+    for where, tunnel in placed:
+        # A link-local address is one link's (RFC 4007, 6).
+        for address in {one.ip for one in tunnel.address if not one.ip.is_link_local}:
+            if (other := used.setdefault(address, where)) is not where:
+                told = f"{other} has this address already; each interface needs one of its own"
+                problems.append(problem(where, "address", str(address), told))
+        for inside in tunnel.advertise:
+            if (other := used.setdefault(inside, where)) is not where:
+                told = f"{other} advertises there already; an interface is of one site"
+                problems.append(problem(where, "advertise", inside, told))
     ends: dict[Any, str] = {}
     for where, tunnel in placed:
         other = ends.setdefault((tunnel.type, tunnel.localaddress, tunnel.remoteaddress), where)

@@ -14,8 +14,10 @@ from portproxy.options.kinds import Kind, RefusedError, text
 from portproxy.tunnel.model import AUTO, Interface, Network, Role, Tunnel, TunnelRoute, TunnelType
 from portproxy.tunnel.packet.icmpv4 import single
 
-# netdevice(7): IFNAMSIZ is 16 with the NUL, and dev_valid_name() refuses "/", ":" and white space.
-_INTERFACE = re.compile(r"[!-.0-9;-~]{1,15}")
+# netdevice(7): IFNAMSIZ is 16 with the NUL, and dev_valid_name() refuses "/", ":" and white space. Of "%d"
+# the kernel makes a number, and "all" and "default" are sysctl(8)'s.
+_INTERFACE = re.compile(r"[!-$&-.0-9;-~]{1,15}")
+_NO_INTERFACE = (".", "..", "all", "default")
 _CLAMP = "clamp"
 LEAST_MTU = {6: 1280, 4: 68}
 """What every link of the family takes (RFC 8200, 5; RFC 791, 3.2)."""
@@ -24,7 +26,7 @@ _LARGEST = 65535
 
 def _interface(value: object) -> str:
     name = text(value)
-    if not _INTERFACE.fullmatch(name) or name in (".", ".."):
+    if not _INTERFACE.fullmatch(name) or name in _NO_INTERFACE:
         raise RefusedError
     return name
 
@@ -35,7 +37,7 @@ def _peer(value: object) -> str:
     except ValueError:
         raise RefusedError from None
     if address.is_multicast or address.is_unspecified or address.is_loopback:
-        raise RefusedError("a tunnel ends at a unicast address of another host")
+        raise RefusedError("a tunnel ends at a unicast address, which is not a loopback one")
     if address.version == 4 and not single(address.packed):
         raise RefusedError("a tunnel ends at a unicast address; 0.0.0.0/8 and 240.0.0.0/4 are no host's")
     if address.version == 6 and (address.ipv4_mapped or address.scope_id):
@@ -111,12 +113,16 @@ def _address(item: str) -> Interface:
 
 
 def _route(item: str) -> TunnelRoute:
-    prefix, via, gateway = item.partition(" via ")
+    prefix, via, gateway = f"{item} ".partition(" via ")
     try:
-        network: Network = ipaddress.ip_network(prefix.strip())
+        written = ipaddress.ip_interface(prefix.strip())
         hop = ipaddress.ip_address(gateway.strip()) if via else None
-    except ValueError as error:
-        raise RefusedError(f"{shown(item)}: {error}; {ROUTES.accepts}") from None
+    except ValueError:
+        told = f"{shown(item)} is no route; {ROUTES.accepts}; the default route is ::/0"
+        raise RefusedError(told) from None
+    network: Network = written.network
+    if written.ip != network.network_address:
+        raise RefusedError(f"{shown(item)}: that is a host's address; its prefix is {network}")
     if hop and hop.version != network.version:
         raise RefusedError(f"{shown(item)}: the gateway is of the other family")
     return TunnelRoute(network, hop)
@@ -144,8 +150,11 @@ def _show_list(values: tuple[object, ...]) -> str:
 _BYTES = kinds.count(LEAST_MTU[4], _LARGEST)
 _OCTET = kinds.count(0, 255)
 
-INTERFACE = Kind("an interface's name is 1 to 15 characters, with no space, slash or colon", _interface)
-PEER = Kind("an IPv4 or IPv6 address", _peer)
+INTERFACE = Kind(
+    'an interface\'s name is 1 to 15 characters, no space, slash, colon or %, and not "all" or "default"',
+    _interface,
+)
+PEER = Kind("an address, IPv4 for v6v4tunnel and IPv6 for v4v6tunnel, and no name", _peer)
 LOCAL = Kind(
     f'an address of this host, or "{AUTO}" for that of the route to the peer, the relay or the first router, '
     "or else of the default route",
@@ -174,7 +183,8 @@ ROUTES = Kind(
     _show_list,
 )
 MTU = Kind(
-    f'bytes of a packet in the tunnel, or "{AUTO}" to follow the path to a configured end',
+    f"bytes of a packet in the tunnel, at least {LEAST_MTU[6]} of IPv6 and {LEAST_MTU[4]} of IPv4, or "
+    f'"{AUTO}" to follow the path to a configured end',
     _mtu,
     lambda mtu: AUTO if mtu is None else str(mtu),
 )

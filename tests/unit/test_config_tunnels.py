@@ -15,6 +15,7 @@ from portproxy.tunnel.model import AUTO, Tunnel, TunnelRoute, TunnelType
 
 SIX = '[[tunnel]]\nname = "he"\ntype = "v6v4tunnel"\nremoteaddress = "198.51.100.2"\n'
 FOUR = '[[tunnel]]\nname = "ds"\ntype = "v4v6tunnel"\nremoteaddress = "2001:db8:f::2"\n'
+AT_HOME = SIX + 'address = ["2001:db8:1::1/64", "fe80::1/64"]\n'
 WHOLE = """
 [[tunnel]]
 name = "he"
@@ -77,6 +78,11 @@ def test_no_tunnel_more_is_a_limit() -> None:
     assert tunnels(FOUR + 'encaplimit = "off"\n')[0].encaplimit is None
 
 
+def test_a_link_local_address_is_one_of_each_link() -> None:
+    other = SIX.replace('"he"', '"b"').replace("100.2", "100.3") + 'address = ["fe80::1/64"]\n'
+    assert len(tunnels(AT_HOME + other)) == 2
+
+
 def test_addresses_are_held_as_the_kernel_writes_them() -> None:
     (tunnel,) = tunnels(FOUR.replace("2001:db8:f::2", "2001:DB8:F:0::2"))
     assert tunnel.remoteaddress == "2001:db8:f::2"
@@ -88,7 +94,7 @@ def test_addresses_are_held_as_the_kernel_writes_them() -> None:
         (SIX + "ttl = 0\n", "tunnel 1 (he): ttl = 0: a whole number from 1 to 255"),
         (SIX + "mtu = 1279\n", "mtu = 1279: v6v4tunnel takes 1280 to 65515"),
         (SIX + "mtu = 65516\n", "mtu = 65516: v6v4tunnel takes 1280 to 65515"),
-        (FOUR + "mtu = 67\n", 'mtu = 67: bytes of a packet in the tunnel, or "auto" to follow the path'),
+        (FOUR + "mtu = 67\n", 'mtu = 67: bytes of a packet in the tunnel, at least 1280'),
         (FOUR + "mtu = 65496\n", "mtu = 65496: v4v6tunnel takes 68 to 65495"),
         (SIX + 'mtu = "big"\n', 'or "auto" to follow the path'),
         (SIX + 'mss = "on"\n', 'mss = "on": "clamp" or "off"'),
@@ -97,12 +103,12 @@ def test_addresses_are_held_as_the_kernel_writes_them() -> None:
         (SIX + 'address = ["2001:db8::1"]\n', "is no address with the length of its prefix"),
         (SIX + 'address = ["ff02::1/64"]\n', "is no address that an interface may have"),
         (FOUR + 'route = ["2001:db8::/32"]\n', "2001:db8::/32: v4v6tunnel carries IPv4"),
-        (SIX + 'route = ["2001:db8::1/32"]\n', "has host bits set"),
+        (SIX + 'route = ["2001:db8::1/32"]\n', "that is a host's address; its prefix is 2001:db8::/32"),
         (SIX + 'route = ["2001:db8::/32 via 192.0.2.1"]\n', "the gateway is of the other family"),
         (SIX + 'route = [1]\n', "a list of prefixes, like"),
         (SIX + 'localaddress = "2001:db8::1"\n', "v6v4tunnel goes over IPv4"),
-        (SIX + 'localaddress = "127.0.0.1"\n', "a tunnel ends at a unicast address of another host"),
-        (FOUR.replace("2001:db8:f::2", "ff02::1"), "a tunnel ends at a unicast address of another host"),
+        (SIX + 'localaddress = "127.0.0.1"\n', "a tunnel ends at a unicast address, which is not"),
+        (FOUR.replace("2001:db8:f::2", "ff02::1"), "a tunnel ends at a unicast address, which is not"),
         (SIX.replace("198.51.100.2", "255.255.255.255"), "0.0.0.0/8 and 240.0.0.0/4 are no host's"),
         (SIX.replace("198.51.100.2", "0.1.2.3"), "0.0.0.0/8 and 240.0.0.0/4 are no host's"),
         (SIX + 'localaddress = "240.0.0.1"\n', "0.0.0.0/8 and 240.0.0.0/4 are no host's"),
@@ -112,14 +118,19 @@ def test_addresses_are_held_as_the_kernel_writes_them() -> None:
         (FOUR.replace("2001:db8:f::2", "::ffff:192.0.2.1"), "write an IPv4 address as one"),
         (FOUR.replace("2001:db8:f::2", "198.51.100.2"), "v4v6tunnel goes over IPv6"),
         (SIX + 'interface = "a name too long for one"\n', "an interface's name is 1 to 15 characters"),
+        (SIX + 'interface = "t%d"\n', "no space, slash, colon or %"),
+        (SIX.replace('"he"', '"all"'), 'and not "all" or "default"'),
+        (SIX + 'route = ["default"]\n', '"default" is no route; a list of prefixes, like'),
+        (SIX + 'route = ["2001:db8::/48 via"]\n', '"2001:db8::/48 via" is no route'),
         (SIX + 'interface = ".."\n', "an interface's name is 1 to 15 characters"),
         (SIX.replace('"he"', '"Hurricane Electric"'), "the interface would be called so"),
         (SIX.replace("v6v4tunnel", "v6v4tunel"), "did you mean v6v4tunnel?"),
         (SIX + "color = 1\n", "color = 1: unknown key here"),
-        ('[[tunnel]]\nname = "x"\ntype = "v6v4tunnel"\n', "remoteaddress is missing: an IPv4 or IPv6"),
+        ('[[tunnel]]\nname = "x"\ntype = "v6v4tunnel"\n', "remoteaddress is missing: an address, IPv4"),
         ("[tunnel]\nname = 1\n", "each tunnel is a table of its own, headed [[tunnel]]"),
         (SIX + SIX.replace("100.2", "100.3"), 'name = "he": f.toml: tunnel 1 (he) has this name already'),
         (SIX + SIX.replace('"he"', '"b"') + 'interface = "he"\n', "has this interface already"),
+        (AT_HOME + AT_HOME.replace("he", "b").replace("100.2", "100.3"), "tunnel 1 (he) has this address"),
         (SIX + SIX.replace('"he"', '"b"'), "has these two ends already; what arrives could be either's"),
     ],
 )  # fmt: skip
