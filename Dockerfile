@@ -5,6 +5,7 @@ FROM python:${PYTHON} AS build
 WORKDIR /src
 COPY . .
 # The interpreter is copied, not linked, because it is marked below.
+# For tunnels the last word is '.[tunnel]': docs/tunnels.md says how to run that.
 RUN python -m venv --copies --without-pip /opt/portproxy \
  && pip --python /opt/portproxy install --no-cache-dir --no-compile --constraint tests/constraints.txt .
 

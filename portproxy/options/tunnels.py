@@ -195,7 +195,13 @@ LIMIT = Kind(
 )
 
 TUNNEL_OPTIONS = (
-    Option("name", kinds.NAME, "says which tunnel it is in metrics, logs and commands", "required"),
+    Option(
+        "name",
+        kinds.NAME,
+        "says which tunnel it is in metrics, logs and commands; without interface it is the interface's, and "
+        "15 characters at most",
+        "required",
+    ),
     Option(
         "type", kinds.choice(TunnelType, TunnelType), "a tunnel is nothing without its families", "required"
     ),

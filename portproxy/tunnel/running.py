@@ -33,6 +33,7 @@ from portproxy.tunnel.routing import Others, Way, forwards
 from portproxy.tunnel.traffic import Traffic
 
 _NOTHING = Configure((), ())
+_SILENT = "no router has answered, or what it said has ended"
 _RANKS = {type_: rank for rank, type_ in enumerate(TunnelType)}
 _APART = 1.0
 """Seconds at least from one time that routers have the interface set otherwise to the next: each takes some
@@ -124,7 +125,10 @@ class RunningTunnel:
 
     @property
     def problem(self) -> str:
-        return "; ".join(filter(None, (self._next.names.problem, self._site.problem, self._refused)))
+        mode = self._course.mode
+        silent = isinstance(mode, IsatapHost) and mode.unanswered
+        told = (self._next.names.problem, self._site.problem, self._refused, _SILENT if silent else "")
+        return "; ".join(filter(None, told))
 
     def know(self, here: Here) -> None:
         """Of this host, which has changed."""
@@ -209,7 +213,7 @@ class RunningTunnel:
             try:
                 await trio.to_thread.run_sync(self._arrange)
             except OSError as error:
-                self._on_error("configure the interface", error)
+                self._refused = f"configure the interface: {error.strerror}"
             if self._refused and self._refused != refused:
                 self._on_problem(self._refused)
             await trio.sleep(_APART)
@@ -254,9 +258,11 @@ class RunningTunnel:
 
         Raises OSError, and then it goes on as before.
         """
-        same = names_of(spec) == names_of(self.spec)
         if self._lost:
             self.restore()
+        elif spec == self.spec:  # back to what it was before a change that failed
+            return
+        same = names_of(spec) == names_of(self.spec)
         self._adopt(make_course(spec, self._look(spec), self._next.names if same else self._names(spec)))
 
     def restore(self) -> bool:

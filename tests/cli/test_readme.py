@@ -89,7 +89,7 @@ def test_a_probe_allows_more_than_health_takes(file: str, limit: str) -> None:
 
 EXAMPLES = {
     "Configuration": "web   v6tov4  *:8080",
-    "A configured tunnel": "he      v6v4tunnel",
+    "A configured tunnel": "six     v6v4tunnel",
     "IPv4 across an IPv6 network": "four    v4v6tunnel",
     "6to4": "site    6to4",
     "ISATAP": "site    isatap",

@@ -42,17 +42,9 @@ def fetched(
     path = f"{shell.environ['PATH']}:/usr/sbin:/sbin"
     code, output, errors = shell.run(
         [
-            "timeout",
-            "60",
-            "unshare",
-            "--net",
-            "--mount",
-            "--map-root-user",
-            "bash",
-            "-euo",
-            "pipefail",
-            "-c",
-            script,
+            *("timeout", "--kill-after=5", "60"),
+            *("unshare", "--net", "--mount", "--map-root-user"),
+            *("bash", "-euo", "pipefail", "-c", script),
         ],
         environ={**environ, "PATH": path},
     )

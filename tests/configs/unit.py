@@ -1,7 +1,8 @@
 """A unit file of systemd: what it says, and how it confines.
 
-``python unit.py FILE COMMAND...`` runs a command under its system-call filters, without systemd, and more
-strictly: what systemd would refuse ends the process with SIGSYS, so that nothing passes over it unseen.
+``python unit.py FILE COMMAND...`` runs a command under the system-call filters of FILE and its
+drop-ins, without systemd, and more strictly: what systemd would refuse ends the process with SIGSYS,
+so that nothing passes over it unseen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ def directives(text: str) -> Directives:
     for key, value in lines:
         found.setdefault(key, []).append(value)
     return found
+
+
+def whole(file: Path) -> str:
+    """The unit ``file`` and its drop-ins (systemd.unit(5))."""
+    drop_ins = sorted(file.with_name(f"{file.name}.d").glob("*.conf"))
+    return "".join(one.read_text(encoding="utf-8") for one in (file, *drop_ins))
 
 
 def _groups() -> dict[str, list[str]]:
@@ -113,5 +120,5 @@ def confine(unit: Directives) -> None:
 
 
 if __name__ == "__main__":
-    confine(directives(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    confine(directives(whole(Path(sys.argv[1]))))
     os.execvp(sys.argv[2], sys.argv[2:])

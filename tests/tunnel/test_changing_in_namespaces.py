@@ -120,6 +120,7 @@ def _hindered(**settings: object) -> str:
 _WITHOUT_DEVICE = 'mount -t tmpfs tmpfs /dev/net && exec "$@"'
 TAKEN = "there is an interface taken already; set another name with interface ="
 NO_ROUTE = "there is no route to remoteaddress 10.0.3.1"
+ENDS = "has these ends already; what arrives could be either's"
 NO_ADDRESS = "localaddress 10.0.1.7 is no address of this host"
 
 
@@ -129,12 +130,22 @@ def test_cannot_start() -> None:
         a = lab["a"]
         a.link(lab["b"], address(4, LINK, 1), address(4, LINK, 2))
         a.ip("tuntap", "add", "dev", "taken", "mode", "tun")
+        here, far = address(4, LINK, 1), f"{network(6, 21)} via {address(6, 22, 1)}"
+        no_host, others = f"remoteaddress {address(4, LINK, 255)} is", ", and no other host's"
         missing = "there is no /dev/net/tun here: load the module tun, or give the container the device"
         needed = "making the interface tun and its socket needs CAP_NET_ADMIN and CAP_NET_RAW"
         for config, why, through in (
             (_hindered(interface="taken"), TAKEN, ()),
             (_hindered(peer=address(4, 3, 1)), NO_ROUTE, ()),
             (_hindered(localaddress=address(4, LINK, 7)), NO_ADDRESS, ()),
+            (_hindered(peer=address(4, LINK, 255)), f"{no_host} a broadcast address{others}", ()),
+            (_hindered(peer=address(4, LINK, 1)), f"remoteaddress {here} is this host's own{others}", ()),
+            (_hindered(name="a") + _hindered(localaddress=here), f"a {ENDS}", ()),
+            (
+                _hindered(route=[far]),
+                f"no address of the tunnel has the gateway of route {far} in its prefix",
+                (),
+            ),
             (_hindered(), needed, ("setpriv", "--bounding-set=-net_admin")),
             (_hindered(), needed, ("setpriv", "--bounding-set=-net_raw")),
             (_hindered(), missing, ("unshare", "--mount", "sh", "-c", _WITHOUT_DEVICE, "sh")),

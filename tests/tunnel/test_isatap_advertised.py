@@ -236,15 +236,17 @@ def test_what_an_advertisement_leads_to(packets: Sequence[bytes], wanted: Config
 
 def test_everything_ends_in_its_time() -> None:
     mode = host(ROUTER)
+    assert (host().unanswered, mode.unanswered) == (False, True)
     hear(mode, advert(prefix(valid=1000, preferred=500), behind("2001:db8:5::/48", 700), lifetime=600), 10.0)
     old, everywhere, net, route = (at(HOST), True), "::/0", f"{NET}::/64", "2001:db8:5::/48"
-    assert kept(mode, 509.0) == []
+    assert (kept(mode, 509.0), mode.unanswered) == ([], False)
     assert kept(mode, 5000.0) == [
         (510.0, configured(old, routes=[everywhere, route, net])),
         (610.0, configured(old, routes=[route, net])),
         (710.0, configured(old, routes=[net])),
         (1010.0, NOTHING),
     ]
+    assert mode.unanswered
 
 
 @pytest.mark.parametrize(

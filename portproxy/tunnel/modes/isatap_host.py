@@ -68,6 +68,11 @@ class IsatapHost(Isatap):
         here = super()._know(here)
         return here._replace(own=here.own.union(address for address, _, _ in self._configured.addresses))
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether it has routers, and nothing that one of them has said holds."""
+        return bool(self._routers) and self._configured == Configure((), ())
+
     def succeed(self, other: IsatapHost) -> None:
         """Go on by what ``other``, which had the same routers, was told."""
         self._advertised, self._configured = other._advertised, other._configured
