@@ -9,6 +9,8 @@ from portproxy.tunnel.device import NODE
 from portproxy.tunnel.interface import NoGatewayError
 from portproxy.tunnel.model import Tunnel
 
+_FORWARDING = "sysctl net.ipv6.conf.all.forwarding=1"
+
 
 class NotForwardingError(OSError):
     """What others send, this host does not forward."""
@@ -33,9 +35,6 @@ def explain(spec: Tunnel, error: OSError, dropped_to: str | None = None) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return _unprivileged(spec, dropped_to)
     return _explained(spec, error).get(error.errno or 0) or os.strerror(error.errno or errno.EIO)
-
-
-_FORWARDING = "sysctl net.ipv6.conf.all.forwarding=1"
 
 
 def _explained(spec: Tunnel, error: OSError) -> dict[int, str]:

@@ -34,7 +34,7 @@ _ANYWHERE = "192.0.2.1"
 
 
 class Course(NamedTuple):
-    """``names`` are looked up while it goes by it."""
+    """``names`` are looked up as long as a tunnel goes by it."""
 
     spec: Tunnel
     way: Way
@@ -76,12 +76,14 @@ def make_course(spec: Tunnel, way: Way, names: Names) -> Course:
 
 
 def arrange(interface: Interface, course: Course, said: Configure) -> str:
-    """What of ``said`` was refused, and why, for people."""
+    """Give ``interface`` what ``course`` says, and its routers, and take what it has beside that; what of
+    ``said`` was refused, and why, for people. Raises OSError for the rest."""
     learned = [(IPv6Interface((address, length)), old) for address, length, old in said.addresses]
     addresses = all_addresses(course.spec, course.way.local)
     routes = tuple(dict.fromkeys(all_routes(course.spec)))
     more = [one for one, _ in learned if one not in addresses]
-    told = {TunnelRoute(IPv6Network(one), learned=True) for one in said.routes}
+    prefixes = {IPv6Network(one) for one in said.routes} - {route.prefix for route in routes}
+    told = {TunnelRoute(prefix, learned=True) for prefix in prefixes}
     interface.set_mtu(course.mode.mtu)
     gone = [one for one in interface.addresses if one not in (*addresses, *more)]
     if gone and course.spec.type.inner == 4:

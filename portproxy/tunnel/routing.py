@@ -115,10 +115,12 @@ class Others:
     def stand(self, tunnel: int, ends: object) -> None:
         """``tunnel`` is between ``ends``. Raises OSError (EADDRINUSE, with the interface's name) where
         another one is."""
-        self._ends[tunnel] = ends
+        there = dict(socket.if_nameindex())
         for other, theirs in self._ends.items():
-            if other != tunnel and theirs == ends:
-                raise OSError(errno.EADDRINUSE, socket.if_indextoname(other))
+            # Somebody may have removed its interface, of which nobody has told yet.
+            if other != tunnel and theirs == ends and other in there:
+                raise OSError(errno.EADDRINUSE, there[other])
+        self._ends[tunnel] = ends
 
     def lead(self, tunnel: int, through: int) -> None:
         """The packets of ``tunnel`` leave by ``through``. Raises OSError (ELOOP, with the interface's name)
@@ -127,7 +129,7 @@ class Others:
         seen, at = set[int](), through
         while at in self._through and at not in seen:
             if at == tunnel:
-                raise OSError(errno.ELOOP, socket.if_indextoname(through))
+                raise OSError(errno.ELOOP, dict(socket.if_nameindex()).get(through, "that was removed"))
             seen.add(at)
             at = self._through[at]
 

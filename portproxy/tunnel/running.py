@@ -82,7 +82,7 @@ class RunningTunnel:
         self._endpoint: Endpoint | None = None
         self._said = _NOTHING
         self._said_on: object = None
-        self._refused = ""
+        self._refused = self._unset = ""
         self._told = trio.Event()
         self._arranging = Lock()
         self._lost: OSError | None = None
@@ -127,8 +127,8 @@ class RunningTunnel:
     def problem(self) -> str:
         mode = self._course.mode
         silent = isinstance(mode, IsatapHost) and mode.unanswered
-        told = (self._next.names.problem, self._site.problem, self._refused, _SILENT if silent else "")
-        return "; ".join(filter(None, told))
+        told = [self._next.names.problem, self._site.problem, self._refused, self._unset]
+        return "; ".join(filter(None, (*told, _SILENT if silent else "")))
 
     def know(self, here: Here) -> None:
         """Of this host, which has changed."""
@@ -209,13 +209,14 @@ class RunningTunnel:
         while True:
             await self._told.wait()
             self._told = trio.Event()
-            refused = self._refused
+            before = self._refused, self._unset
             try:
                 await trio.to_thread.run_sync(self._arrange)
+                self._unset = ""
             except OSError as error:
-                self._refused = f"configure the interface: {error.strerror}"
-            if self._refused and self._refused != refused:
-                self._on_problem(self._refused)
+                self._unset = f"configure the interface: {error.strerror}"
+            if (self._refused, self._unset) != before and (problem := self._refused or self._unset):
+                self._on_problem(problem)
             await trio.sleep(_APART)
 
     def _hear(self, course: Course, wanted: Configure) -> None:
