@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 
-from portproxy.tunnel.carrier import Protocol4Receiver, Protocol4Sender, Protocol41Receiver, Protocol41Sender
+from portproxy.tunnel.carrier.raw import (
+    Protocol4Receiver,
+    Protocol4Sender,
+    Protocol41Receiver,
+    Protocol41Sender,
+)
 from portproxy.tunnel.model import Interface, Role, Tunnel, TunnelRoute, TunnelType
 from portproxy.tunnel.modes import fourinsix, isatap
 from portproxy.tunnel.modes.automatic import Automatic

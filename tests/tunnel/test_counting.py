@@ -9,7 +9,7 @@ from random import Random
 import trio
 from trio.testing import MockClock
 
-from portproxy.tunnel.carrier import IPV6_IN_IPV4
+from portproxy.tunnel.carrier.raw import IPV6_IN_IPV4
 from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, Source
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.modes import WireError

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from portproxy.tunnel.carrier import IPV4_IN_IPV6, IPV6_IN_IPV4
+from portproxy.tunnel.carrier.raw import IPV4_IN_IPV6, IPV6_IN_IPV4
 from portproxy.tunnel.effects import Source
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.modes import WireError

@@ -8,7 +8,7 @@ from random import Random
 import trio
 from trio.testing import MockClock
 
-from portproxy.tunnel.carrier import IPV6_IN_IPV4
+from portproxy.tunnel.carrier.raw import IPV6_IN_IPV4
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.modes.sixinfour import SixInFour
 from portproxy.tunnel.reasons import Dropped

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from portproxy.tunnel.carrier import IPV4_IN_IPV6, IPV6_IN_IPV4, Protocol4Receiver, Protocol41Receiver
+from portproxy.tunnel.carrier.raw import IPV4_IN_IPV6, IPV6_IN_IPV4, Protocol4Receiver, Protocol41Receiver
 from portproxy.tunnel.packet import icmpv4, icmpv6, ipv4, ipv6
 from portproxy.tunnel.packet.checksum import checksum
 from tests.package.namespaces import in_own_namespaces

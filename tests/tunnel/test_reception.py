@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from portproxy.tunnel.carrier import IPV6_IN_IPV4
+from portproxy.tunnel.carrier.raw import IPV6_IN_IPV4
 from portproxy.tunnel.effects import Drop, Effect, SendTun, SendWire, SetMtu, Source
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.modes import WireError
