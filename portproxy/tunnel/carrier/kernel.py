@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
 
-from portproxy.tunnel.effects import SendWire
+from portproxy.tunnel.effects import SendWire, Source
 from portproxy.tunnel.modes import WireError
 
 PACKET = 65535
@@ -28,6 +29,7 @@ _REPORTED = frozenset(
     }
 )
 """What the kernel makes of ICMP errors and ICMPv6's."""
+_ANCILLARY = socket.CMSG_SPACE(4)
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=32xI")
 """From linux/sock_diag.h: what is last, SK_MEMINFO_DROPS, counts packets the socket did not take."""
@@ -85,12 +87,41 @@ def closed_on_error(sock: socket.socket) -> Iterator[None]:
         raise
 
 
+def receive_all(sock: socket.socket, most: int) -> list[tuple[bytes, Source]]:
+    """What is there by now, ``most`` packets at the most, with the TOS or traffic class that the socket was
+    asked for."""
+    packets: list[tuple[bytes, Source]] = []
+    for _ in range(most):
+        try:
+            packet, ancillary, _, sender = sock.recvmsg(PACKET, _ANCILLARY)
+        except OSError as error:
+            if is_last(error, packets):
+                break
+            continue
+        tos = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
+        packets.append((packet, Source(sender[0], sender[1], tos)))
+    return packets
+
+
 def is_last(error: OSError, packets: Sequence[object]) -> bool:
     """Whether there are no packets behind ``error``. What ICMP has said comes up before them (raw(7)), and
     is for ``errors`` to tell. Raises ``error`` if it says something else, and ``packets`` is empty."""
     if error.errno != errno.EAGAIN and error.errno not in _REPORTED and not packets:
         raise error
     return error.errno not in _REPORTED
+
+
+def send_all(
+    sock: socket.socket, packets: Sequence[SendWire], level: int, tos: int, *, connected: bool
+) -> list[tuple[SendWire, OSError]]:
+    """``send_one`` for each; those that were not sent, and why."""
+    lost = []
+    for packet in packets:
+        try:
+            send_one(sock, packet, level, tos, connected=connected)
+        except OSError as error:
+            lost.append((packet, error))
+    return lost
 
 
 def send_one(sock: socket.socket, packet: SendWire, level: int, tos: int, *, connected: bool) -> None:

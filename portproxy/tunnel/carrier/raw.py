@@ -7,10 +7,17 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 
-from portproxy.tunnel.carrier.kernel import PACKET, Receiving, closed_on_error, is_last, send_one
+from portproxy.tunnel.carrier.kernel import (
+    PACKET,
+    Receiving,
+    closed_on_error,
+    is_last,
+    receive_all,
+    send_all,
+    send_one,
+)
 from portproxy.tunnel.effects import SendWire, Source
 
 IPV6_IN_IPV4 = 41
@@ -23,7 +30,6 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 10, 0, 3
 _SO_ATTACH_FILTER = 26
 _NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
 """A socket filter (socket(7), SO_ATTACH_FILTER): return 0, take no byte of it."""
-_ANCILLARY = socket.CMSG_SPACE(4)
 _LIMIT_OPTION = struct.Struct("8B")
 """A destination options header that holds the limit, padded to 8 bytes (RFC 8200, 4.6; RFC 2473, 4.1.1)."""
 _ENCAPSULATION_LIMIT, _PADDING = 4, 1
@@ -85,13 +91,7 @@ class Protocol4Sender:
         self._sock.close()
 
     def send(self, packets: Sequence[SendWire]) -> list[tuple[SendWire, OSError]]:
-        lost = []
-        for packet in packets:
-            try:
-                send_one(self._sock, packet, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
-            except OSError as error:
-                lost.append((packet, error))
-        return lost
+        return send_all(self._sock, packets, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, connected=True)
 
 
 class Protocol41Receiver(Receiving):
@@ -132,18 +132,8 @@ class Protocol4Receiver(Receiving):
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
 
     def receive(self, most: int) -> list[tuple[bytes, Source]]:
-        packets: list[tuple[bytes, Source]] = []
-        for _ in range(most):
-            try:
-                packet, ancillary, _, sender = self._sock.recvmsg(PACKET, _ANCILLARY)
-            except OSError as error:
-                if is_last(error, packets):
-                    break
-                continue
-            # ipv6(7), raw(7): neither the header nor its extensions come with it.
-            traffic_class = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-            packets.append((packet, Source(sender[0], 0, traffic_class)))
-        return packets
+        # ipv6(7), raw(7): neither the header nor its extensions come with it.
+        return receive_all(self._sock, most)
 
 
 def _raw(family: socket.AddressFamily, protocol: int) -> socket.socket:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 
-from portproxy.tunnel.carrier.kernel import PACKET, Receiving, is_last, send_one
+from portproxy.tunnel.carrier.kernel import Receiving, receive_all, send_all
 from portproxy.tunnel.effects import SendWire, Source
 
 # From linux/in.h and linux/in6.h, which the socket module leaves out.
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
-_ANCILLARY = socket.CMSG_SPACE(4)
 
 
 class UdpCarrier(Receiving):
@@ -44,23 +42,7 @@ class UdpCarrier(Receiving):
         return int(self._sock.getsockname()[1])
 
     def send(self, packets: Sequence[SendWire]) -> list[tuple[SendWire, OSError]]:
-        lost = []
-        for packet in packets:
-            try:
-                send_one(self._sock, packet, self._level, self._tos, connected=False)
-            except OSError as error:
-                lost.append((packet, error))
-        return lost
+        return send_all(self._sock, packets, self._level, self._tos, connected=False)
 
     def receive(self, most: int) -> list[tuple[bytes, Source]]:
-        packets: list[tuple[bytes, Source]] = []
-        for _ in range(most):
-            try:
-                packet, ancillary, _, sender = self._sock.recvmsg(PACKET, _ANCILLARY)
-            except OSError as error:
-                if is_last(error, packets):
-                    break
-                continue
-            tos = int.from_bytes(ancillary[0][2], sys.byteorder) if ancillary else 0
-            packets.append((packet, Source(sender[0], sender[1], tos)))
-        return packets
+        return receive_all(self._sock, most)
