@@ -50,6 +50,7 @@ def _explained(spec: Tunnel, error: OSError) -> dict[int, str]:
         errno.EBADFD: f"the interface {spec.interface} was removed",
         errno.ENODEV: f"the interface {spec.interface} was removed",
         errno.ENETDOWN: f"the interface {spec.interface} was set down: ip link set dev {spec.interface} up",
+        errno.EAFNOSUPPORT: f"IPv6 is switched off: sysctl net.ipv6.conf.{error.strerror}.disable_ipv6=0",
         errno.EEXIST: f"{error.strerror} is there already; a tunnel displaces none",
         errno.EADDRINUSE: f"{error.strerror} has these ends already; what arrives could be either's",
         errno.EDESTADDRREQ: f"remoteaddress {spec.remoteaddress} is {error.strerror}, and no other host's",

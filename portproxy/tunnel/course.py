@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv6Interface, IPv6Network
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from portproxy.tunnel.making import (
     names_of,
 )
 from portproxy.tunnel.model import AUTO, Tunnel, TunnelRoute, TunnelType
+from portproxy.tunnel.model import Interface as Address
 from portproxy.tunnel.modes.embedded import packed, public
 from portproxy.tunnel.naming import Names
 from portproxy.tunnel.routing import Way, check_own, way_to
@@ -84,17 +85,18 @@ def arrange(interface: Interface, course: Course, said: Configure) -> str:
     more = [one for one, _ in learned if one not in addresses]
     prefixes = {IPv6Network(one) for one in said.routes} - {route.prefix for route in routes}
     told = {TunnelRoute(prefix, learned=True) for prefix in prefixes}
-    interface.set_mtu(course.mode.mtu)
+    # What may be refused comes first, while nothing is taken yet but what stands in its way.
+    give_up(interface, addresses, routes)
+    _add(interface, addresses, routes)
     gone = [one for one in interface.addresses if one not in (*addresses, *more)]
+    interface.remove_routes(route for route in interface.routes if route not in (*routes, *told))
     if gone and course.spec.type.inner == 4:
         # With an IPv4 address the kernel takes others of its prefix, with the last one every route.
         interface.remove_routes(interface.routes)
         gone = list(interface.addresses)
     interface.remove_addresses(gone)
-    interface.remove_routes(route for route in interface.routes if route not in (*routes, *told))
-    interface.add_addresses(one for one in addresses if one not in interface.addresses)
-    interface.up()
-    interface.add_routes(route for route in routes if route not in interface.routes)
+    _add(interface, addresses, routes)
+    interface.set_mtu(course.mode.mtu)
     refused = []
     for one in more:
         refused += _try(interface.add_addresses, one, one in interface.addresses)
@@ -102,6 +104,18 @@ def arrange(interface: Interface, course: Course, said: Configure) -> str:
     for route in sorted(told, key=str):
         refused += _try(interface.add_routes, route, route in interface.routes)
     return "; ".join(refused)
+
+
+def give_up(interface: Interface, addresses: Iterable[Address], routes: Iterable[TunnelRoute]) -> None:
+    """Take those of its addresses and routes that these are to be instead of. Raises OSError."""
+    ips, prefixes = {one.ip: one for one in addresses}, {route.prefix: route for route in routes}
+    interface.remove_addresses(one for one in interface.addresses if ips.get(one.ip, one) != one)
+    interface.remove_routes(one for one in interface.routes if prefixes.get(one.prefix, one) != one)
+
+
+def _add(interface: Interface, addresses: Iterable[Address], routes: Iterable[TunnelRoute]) -> None:
+    interface.add_addresses(one for one in addresses if one not in interface.addresses)
+    interface.add_routes(route for route in routes if route not in interface.routes)
 
 
 def _try(add: Callable[[tuple[T]], None], one: T, there: bool) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -31,6 +32,8 @@ _PROTO = 0x70
 """IFA_PROTO of the addresses that are put on interfaces of others, by which those left behind are known; from
 4 on it means nothing to the kernel."""
 _IFF_UP = 0x1
+_LOOKS, _BETWEEN = 20, 0.05
+"""How often it is looked whether an interface is gone, and seconds between."""
 _NO_GATEWAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 
 
@@ -133,15 +136,14 @@ class Interface:
             settings |= {"IFA_PROTO": _PROTO} if self._shared else {"flags": _NO_DAD}
         if "preferred_lft" in settings:
             settings |= {"valid_lft": _FOR_EVER}
-        _do(
-            "addr",
-            command,
-            index=self.index,
-            family=family,
-            address=str(one.ip),
-            prefixlen=one.network.prefixlen,
-            **settings,
-        )
+        settings |= {"index": self.index, "address": str(one.ip), "prefixlen": one.network.prefixlen}
+        try:
+            _do("addr", command, family=family, **settings)
+        except PermissionError as error:
+            if error.errno != errno.EACCES:
+                raise
+            # addrconf.c: disable_ipv6 is set.
+            raise OSError(errno.EAFNOSUPPORT, socket.if_indextoname(self.index)) from None
 
     def _route(self, command: str, route: TunnelRoute) -> None:
         family = socket.AF_INET if route.prefix.version == 4 else socket.AF_INET6
@@ -157,14 +159,23 @@ class Interface:
             raise
 
 
-def remove_left_behind(name: str) -> bool:
-    """Remove the interface ``name`` if it is one that we made and did not take back; whether it was."""
-    with rtnetlink() as netlink:
-        for link in netlink.get_links():
-            if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == OWNER:
-                _do("link", "del", index=link["index"])
-                return True
-    return False
+def remove_left_behind(name: str) -> None:
+    """Remove the interface ``name`` if it is a relay's, and no process has it any more; one whose process was
+    just killed is given a second to go by itself. Raises OSError."""
+    for _ in range(_LOOKS):
+        with rtnetlink() as netlink:
+            ours = [
+                link
+                for link in netlink.get_links()
+                if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == OWNER
+            ]
+        for link in ours:
+            if not link.get_attr("IFLA_CARRIER"):
+                _unless_gone(partial(_do, "link", "del", index=link["index"]))
+                return
+        if not ours:
+            return
+        time.sleep(_BETWEEN)
 
 
 def remove_strays(name: str) -> None:

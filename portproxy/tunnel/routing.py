@@ -15,9 +15,9 @@ from portproxy.tunnel.modes.embedded import Here
 from portproxy.tunnel.rtnetlink import rtnetlink
 
 # From linux/rtnetlink.h: what changes the answer.
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 24
-"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (rtnetlink(7)), and
-RTNLGRP_IPV6_NETCONF."""
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18 | 1 << 24
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE (rtnetlink(7)), and of
+RTNLGRP_IPV6_RULE and _IPV6_NETCONF the bits."""
 _NEWLINK, _DELADDR, _DELROUTE = 16, 21, 25
 _OIF = 4
 # From linux/netlink.h: the beginnings of struct nlmsghdr and of struct rtattr.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Lock
@@ -18,7 +18,7 @@ from portproxy.tunnel.device import Tun
 from portproxy.tunnel.effects import Configure
 from portproxy.tunnel.endpoint import Endpoint
 from portproxy.tunnel.interface import Interface, remove_left_behind
-from portproxy.tunnel.making import names_of
+from portproxy.tunnel.making import all_routes, names_of
 from portproxy.tunnel.model import Role, Tunnel, TunnelType
 from portproxy.tunnel.modes import Mode
 from portproxy.tunnel.modes.blocked import Blocked
@@ -85,6 +85,8 @@ class RunningTunnel:
         self._refused = self._unset = ""
         self._told = trio.Event()
         self._arranging = Lock()
+        self._looking_up: Names | None = None
+        self._looked_up = trio.CancelScope()
         self._lost: OSError | None = None
         self._site = Site(on_error, on_problem)
         self._receptions: Receptions
@@ -99,6 +101,8 @@ class RunningTunnel:
             self._close_device()
             raise
         try:
+            self._device.interface.set_mtu(self.mtu)
+            self._device.interface.up()
             self._arrange()
         except OSError:
             self._close()
@@ -122,6 +126,10 @@ class RunningTunnel:
     def mtu(self) -> int:
         """Bytes of the largest packet that goes in, by now."""
         return self._next.mode.mtu
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost is not None
 
     @property
     def problem(self) -> str:
@@ -157,8 +165,11 @@ class RunningTunnel:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._site.run)
                 while True:
-                    await self._carry()
-                    self._receive()
+                    await self._carry(nursery)
+                    try:
+                        self._receive()
+                    except OSError as error:
+                        self._lost = error  # the address has gone again, of which the kernel tells
         finally:
             self._close()
             self.gone.set()
@@ -170,8 +181,8 @@ class RunningTunnel:
             self._receptions.release(self._held)
         self._held = key
 
-    async def _carry(self) -> None:
-        """Until ``take_up``."""
+    async def _carry(self, nursery: trio.Nursery) -> None:
+        """Until ``take_up``. Names are looked up in ``nursery``: that goes on."""
         before, course = self._course, self._next
         self._course = course
         self._device.configure = partial(self._hear, course)
@@ -184,21 +195,28 @@ class RunningTunnel:
         if course is not before and course.link == before.link:
             self._succeed(course.mode, before.mode)
         self._know_routers(course.names.addresses)
+        if self._looking_up is not course.names:
+            self._looked_up.cancel()
+            self._looking_up, self._looked_up = course.names, trio.CancelScope()
+            nursery.start_soon(self._look_up, course.names, self._looked_up)
         advertise = () if self._lost else course.spec.advertise
         self._site.arrange(course.way.local, advertise, course.mode.mtu)
         self._reception.join(endpoint, _RANKS[course.spec.type])
         try:
             with trio.CancelScope() as self._changed:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(course.names.run)
-                    nursery.start_soon(endpoint.run)
-                    nursery.start_soon(self._keep_told)
+                async with trio.open_nursery() as carrying:
+                    carrying.start_soon(endpoint.run)
+                    carrying.start_soon(self._keep_told)
         finally:
             self._reception.leave(endpoint)
             if isinstance(course.mode, IsatapRouter):
                 self._say_farewell(course.mode, endpoint)
         if self._next is not course:
             course.sender.close()
+
+    async def _look_up(self, names: Names, scope: trio.CancelScope) -> None:
+        with scope:
+            await names.run()
 
     def _succeed(self, new: Mode, old: Mode) -> None:
         if isinstance(new, IsatapHost) and isinstance(old, IsatapHost):
@@ -264,7 +282,25 @@ class RunningTunnel:
         elif spec == self.spec:  # back to what it was before a change that failed
             return
         same = names_of(spec) == names_of(self.spec)
-        self._adopt(make_course(spec, self._look(spec), self._next.names if same else self._names(spec)))
+        try:
+            self._adopt(make_course(spec, self._look(spec), self._next.names if same else self._names(spec)))
+        except OSError:
+            with suppress(OSError):
+                self._look(self.spec)  # the others are to know of what it goes on as
+            raise
+
+    def give_up(self, spec: Tunnel, wanted: Sequence[Tunnel]) -> None:
+        """Take now what goes with ``change`` to ``spec``, and is ``wanted`` by others."""
+        self._others.forget(self.index)
+        interface, addresses = self._device.interface, {one.ip for other in wanted for one in other.address}
+        prefixes = {route.prefix for other in wanted for route in all_routes(other)}
+        with self._arranging, suppress(OSError):  # then they are refused it, and say so
+            interface.remove_addresses(
+                one for one in interface.addresses if one.ip in addresses and one not in spec.address
+            )
+            interface.remove_routes(
+                one for one in interface.routes if one.prefix in prefixes and one not in all_routes(spec)
+            )
 
     def restore(self) -> bool:
         """Give the interface again what somebody else has taken; whether it was so. Raises OSError."""
@@ -274,6 +310,8 @@ class RunningTunnel:
     def follow(self) -> bool:
         """Look at this host again; whether there is something to ``take_up``. Raises OSError where it can go
         on no longer, for ``lose``."""
+        if self._lost:
+            self.restore()
         way = self._look(self.spec)
         if self._lost or way[:2] != self.way[:2]:
             self._adopt(make_course(self.spec, way, self._next.names))

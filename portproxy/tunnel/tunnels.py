@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -23,6 +25,9 @@ from portproxy.tunnel.traffic import Traffic
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
 """Seconds between attempts to make the tunnels that failed: doubled from the first to the last."""
+_ROUNDS_APART = 0.1
+_QUIET = 60.0
+"""Seconds."""
 
 
 class Tunnels:
@@ -44,6 +49,7 @@ class Tunnels:
         self._errors: dict[str, str] = {}
         self._others = Others()
         self._failing = trio.Event()
+        self._restored: dict[str, float] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery
         self._receptions: Receptions
@@ -61,16 +67,18 @@ class Tunnels:
         async with self._changing:
             for tunnel in plan.stop:
                 await self._stop(tunnel)
-            # All before the first goes on: one may take the name of another.
+            # All before the first goes on: one may take the name of another, or what that gives up.
             changing = [(self._forget(was.name), tunnel) for was, tunnel in plan.change]
+            for running, tunnel in changing:
+                if running:
+                    wanted = [other for _, other in changing if other is not tunnel]
+                    await trio.to_thread.run_sync(running.give_up, tunnel, wanted)
             for running, tunnel in changing:
                 await self._change(running, tunnel)
             for tunnel in plan.start:
                 await self._start(tunnel)
             self._wanted = {tunnel.name: tunnel for tunnel in plan.wanted}
             await self._look_around()
-        if self._errors:
-            self._failing.set()
 
     @property
     def errors(self) -> Mapping[str, str]:
@@ -126,21 +134,28 @@ class Tunnels:
             with self._scopes[running]:
                 await running.run()
         except* OSError as group:
-            # Somebody has removed the interface: the tunnel is to be made anew.
-            name = running.spec.name
-            if self._running.get(name) is running:
-                del self._running[name]
-                self._fail(running.spec, first(group))
-                self._failing.set()
+            self._nursery.start_soon(self._bury, running, first(group))
         finally:
             del self._scopes[running]
+
+    async def _bury(self, running: RunningTunnel, error: OSError) -> None:
+        """Somebody has removed the interface: the tunnel is to be made anew."""
+        async with self._changing:
+            for name, one in list(self._running.items()):
+                if one is running:
+                    del self._running[name]
+                    self._fail(self._wanted[name], error)
 
     async def _stop(self, tunnel: Tunnel) -> None:
         running = self._forget(tunnel.name)
         if running:
-            self._scopes[running].cancel()
-            await running.gone.wait()
+            await self._end(running)
             self._log.info("a tunnel is stopped", tunnel=tunnel.name)
+
+    async def _end(self, running: RunningTunnel) -> None:
+        if running in self._scopes:
+            self._scopes[running].cancel()
+        await running.gone.wait()
 
     def _forget(self, name: str) -> RunningTunnel | None:
         del self._wanted[name]
@@ -157,11 +172,20 @@ class Tunnels:
         try:
             await trio.to_thread.run_sync(running.change, tunnel)
         except OSError as error:
-            self._fail(tunnel, error)
+            await self._lose(name, running, error)
         else:
-            if self._errors.pop(name, None):
-                self._say("a tunnel is up", running)
             running.take_up()
+            if running.gone.is_set():  # meanwhile
+                await self._start(tunnel)
+            elif self._errors.pop(name, None):
+                self._say("a tunnel is up", running)
+
+    async def _lose(self, name: str, running: RunningTunnel, error: OSError) -> None:
+        """``running`` cannot be as it is to be."""
+        if error.errno == errno.ENODEV:  # or is somebody else's by now: it is to be made anew
+            await self._end(running)
+            self._running.pop(name, None)
+        self._fail(self._wanted[name], error)
 
     def _complain(self, what: str, error: OSError) -> None:
         self._log.warning("tunnels' packets may have been lost", doing=what, error=error.strerror)
@@ -173,17 +197,17 @@ class Tunnels:
         why = explain(tunnel, error, self._dropped_to())
         if self._errors.get(tunnel.name) != why:
             self._on_failure(tunnel.name, why)
+            self._failing.set()
         self._errors[tunnel.name] = why
 
     async def _retry(self) -> None:
         """Try again what failed, ever more patiently."""
         delay = RETRY_FIRST
         while True:
-            if not self._errors:
-                self._failing = trio.Event()
+            with trio.move_on_after(delay if self._errors else math.inf):
                 await self._failing.wait()
-                delay = RETRY_FIRST
-            await trio.sleep(delay)
+                self._failing, delay = trio.Event(), RETRY_FIRST
+                continue
             delay = min(2 * delay, RETRY_LAST)
             async with self._changing:
                 for name in list(self._errors):
@@ -199,6 +223,7 @@ class Tunnels:
                     for name, running in list(self._running.items()):
                         await self._look_again(name, running, running.index in disturbed)
                     await self._look_around()
+                await trio.sleep(_ROUNDS_APART)  # with thousands of changes a second, too
         finally:
             changes.close()
 
@@ -218,19 +243,25 @@ class Tunnels:
             one.know(here)
 
     async def _look_again(self, name: str, running: RunningTunnel, disturbed: bool) -> None:
-        was = running.way.local
+        was, was_lost = running.way.local, running.is_lost
         try:
             if disturbed and await trio.to_thread.run_sync(running.restore):
-                self._log.warning("a tunnel's interface was changed by others, and is restored", tunnel=name)
+                self._tell_restored(name)
             changed = await trio.to_thread.run_sync(running.follow)
         except OSError as error:
             running.lose(error)
-            self._fail(running.spec, error)
-            self._failing.set()
+            await self._lose(name, running, error)
             return
         if changed:
             running.take_up()
         if running.way.local != was:
             self._say("a tunnel has moved", running)
-        if name in self._errors:
+        if was_lost:
             await self._change(running, self._wanted[name])
+
+    def _tell_restored(self, name: str) -> None:
+        """Once a minute at the most: somebody may do it all the time."""
+        now = trio.current_time()
+        if now >= self._restored.get(name, -math.inf) + _QUIET:
+            self._restored[name] = now
+            self._log.warning("a tunnel's interface was changed by others, and is restored", tunnel=name)

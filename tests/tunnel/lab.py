@@ -33,7 +33,8 @@ PATIENCE = 40.0
 _RUN = Path("/run")
 _STATUS = 9180
 _CLONE_NEWNET = 0x40000000
-_RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400
+_RTMGRP_ALL = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (rtnetlink(7))."""
 _ETH_P = {4: 0x0800, 6: 0x86DD}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -122,18 +123,19 @@ class Node:
 
     def until_address(self, device: str, prefix: str) -> str:
         """The address that begins with ``prefix``, once the interface ``device`` has it."""
+        self.until(lambda: any(one.startswith(prefix) for one in self.addresses(device)))
+        return next(one for one in self.addresses(device) if one.startswith(prefix))
+
+    def until(self, what: Callable[[], bool]) -> None:
+        """Look whenever links, addresses or routes change here."""
         with self.socket(socket.AF_NETLINK, socket.SOCK_RAW) as changes:
-            changes.bind((0, _RTMGRP_IPV6_IFADDR))
-            while not (found := [one for one in self.addresses(device) if one.startswith(prefix)]):
+            changes.bind((0, _RTMGRP_ALL))
+            while not what():
                 changes.recv(1 << 16)
-        return found[0]
 
     def until_gateways(self, number: int) -> None:
         """Until there are so many default routes of IPv6."""
-        with self.socket(socket.AF_NETLINK, socket.SOCK_RAW) as changes:
-            changes.bind((0, _RTMGRP_IPV6_ROUTE))
-            while len(json.loads(self.ip("-6", "-json", "route", "show", "default"))) != number:
-                changes.recv(1 << 16)
+        self.until(lambda: len(json.loads(self.ip("-6", "-json", "route", "show", "default"))) == number)
 
     def run(self, *words: str) -> tuple[int, str]:
         """A command's exit code, and all that it says."""

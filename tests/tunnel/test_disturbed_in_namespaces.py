@@ -9,7 +9,7 @@ import pytest
 
 from portproxy.tunnel.model import TunnelType
 from tests.package.namespaces import in_own_namespaces
-from tests.tunnel.lab import INNER, LINK, Lab, Node, address, network, pair, tunnel
+from tests.tunnel.lab import INNER, LINK, Lab, Node, Relay, address, network, pair, tunnel
 from tests.tunnel.test_automatic_in_namespaces import SITE, table
 
 
@@ -29,24 +29,28 @@ def test_what_is_taken_is_given_again(mode: str) -> None:
         inner, more = address(type_.inner, INNER, 1), network(type_.inner, 21)
         a.link(b, ours, theirs)
         (relay,) = lab.serve((a, tunnel(type_, theirs, inner, route=[more], mtu=1400)))
+        def whole() -> bool:
+            has_routes = routes(a, type_.inner, "tun") == {network(type_.inner, INNER), more}
+            return has_routes and inner in a.addresses("tun") and a.interfaces()["tun"] == 1400
+
+        assert whole()
         for taken in (
             ("address", "flush", "dev", "tun"),
             ("route", "del", more, "dev", "tun"),
             ("link", "set", "tun", "mtu", "1300"),
         ):
             a.ip(f"-{type_.inner}", *taken)
-            relay.said("is restored", "tunnel=tun")
-            assert inner in a.addresses("tun")
-            assert routes(a, type_.inner, "tun") == {network(type_.inner, INNER), more}
-            assert a.interfaces()["tun"] == 1400
+            a.until(whole)
+        relay.said("is restored", "tunnel=tun")
         a.ip("link", "set", "tun", "down")
         relay.said("a tunnel is not up", "the interface tun was set down: ip link set dev tun up")
+        # Nothing else that happens sets it up.
+        a.ip("route", "add", "203.0.113.0/24", "dev", "lo")
         assert not relay.up()
         a.ip("link", "set", "tun", "up")
         relay.said("a tunnel is up")
         assert relay.up()
-        assert inner in a.addresses("tun")
-        assert routes(a, type_.inner, "tun") == {network(type_.inner, INNER), more}
+        assert whole()
 
 
 @in_own_namespaces
@@ -138,6 +142,18 @@ def test_what_a_killed_router_left_inside_is_removed() -> None:
             if host == 1:
                 relays[0].end(signal.SIGKILL)
         assert [one for one in router.addresses("to-inside") if one[:4] == "2002"] == ["2002:c633:6402:1::1"]
+
+
+@in_own_namespaces
+def test_the_interface_of_another_relay_is_not_taken() -> None:
+    with Lab("a", "b") as lab:
+        a = lab["a"]
+        a.link(lab["b"], address(4, LINK, 1), address(4, LINK, 2))
+        (relay,) = lab.serve((a, tunnel(TunnelType.V6V4TUNNEL, address(4, LINK, 2), address(6, INNER, 1))))
+        code, said = Relay(a, tunnel(TunnelType.V6V4TUNNEL, address(4, LINK, 3))).wait()
+        assert (code, "there is an interface tun already" in said) == (1, True)
+        assert relay.up()
+        assert address(6, INNER, 1) in a.addresses("tun")
 
 
 @in_own_namespaces
