@@ -9,9 +9,9 @@ from random import Random
 
 import trio
 
-from portproxy.tunnel.endpoint import first
+from portproxy.tunnel.endpoint import Complaints, first
 from portproxy.tunnel.lan import Lan
-from portproxy.tunnel.modes.advertiser import Advertiser
+from portproxy.tunnel.modes.advertiser import Advertiser, Prefix
 from portproxy.tunnel.modes.embedded import SIX_TO_FOUR, packed
 from portproxy.tunnel.routing import Changes
 
@@ -38,28 +38,30 @@ class Site:
             task_status.started()
             await trio.sleep_forever()
 
-    def arrange(self, local: str, interfaces: tuple[str, ...], mtu: int) -> None:
+    def arrange(self, local: str | None, interfaces: tuple[str, ...], mtu: int) -> None:
         """Be the router of the site of ``local`` on each of ``interfaces`` and no others; the first is subnet
-        1. ``mtu`` is the tunnel's, in bytes. Hosts hear of what has changed."""
+        1. ``mtu`` is the tunnel's, in bytes. Hosts hear of what has changed. Without ``local`` be no router
+        for now: hosts go on to hear so, and which prefixes are no more, then and when there is one again."""
         for interface in self._subnets.keys() - set(interfaces):
             self._subnets.pop(interface).running.cancel()
         for number, interface in enumerate(interfaces, 1):
-            network = SIX_TO_FOUR + packed(local) + number.to_bytes(2)
+            network = SIX_TO_FOUR + packed(local) + number.to_bytes(2) if local else None
             if interface in self._subnets:
                 self._subnets[interface].renumber(network, mtu)
-            else:
+            elif network:
                 subnet = _Subnet(interface, network, mtu, self._on_error, self._on_problem)
                 self._subnets[interface] = subnet
                 self._nursery.start_soon(subnet.run)
 
 
 class _Subnet:
-    """The hosts on ``interface``, whose prefix of 64 bits is ``network``, as 8 bytes."""
+    """The hosts on ``interface``, whose prefix of 64 bits is ``network``, as 8 bytes; None while they have
+    none."""
 
     def __init__(
         self,
         interface: str,
-        network: bytes,
+        network: bytes | None,
         mtu: int,
         on_error: Callable[[str, OSError], None],
         on_problem: Callable[[str], None],
@@ -68,57 +70,59 @@ class _Subnet:
         self.problem = ""
         self._interface = interface
         self._network, self._mtu = network, mtu
-        self._on_error, self._on_problem = on_error, on_problem
+        self._complain, self._on_problem = Complaints(on_error), on_problem
         self._renumbered = trio.Event()
 
-    def renumber(self, network: bytes, mtu: int) -> None:
+    def renumber(self, network: bytes | None, mtu: int) -> None:
         if (network, mtu) != (self._network, self._mtu):
             self._network, self._mtu = network, mtu
             self._renumbered.set()
 
     async def run(self) -> None:
-        said = ""
         with self.running:
             while True:
                 changes = Changes()
                 try:
-                    await self._be_router(Lan(self._interface, self._on_error))
+                    await self._be_router(Lan(self._interface, self._complain, self._tell))
                 except* OSError as group:
                     error = first(group)
-                    self.problem = f"advertise on {self._interface}: {error.strerror}"
-                    if self.problem != said:  # once for every one in a row
-                        self._on_problem(self.problem)
-                    said = self.problem
+                    self._tell(f"advertise on {self._interface}: {error.strerror}")
                     with trio.move_on_after(_RETRY):
                         await _until_it_may_be_there(error, changes)
                 finally:
                     changes.close()
 
+    def _tell(self, problem: str) -> None:
+        """Once of every one in a row."""
+        if problem and problem != self.problem:
+            self._on_problem(problem)
+        self.problem = problem
+
     async def _be_router(self, lan: Lan) -> None:
-        network = self._network
         try:
-            await trio.to_thread.run_sync(lan.add_addresses, _own(network))
-            self.problem = ""
-            advertiser = Advertiser(_prefixes(network), mtu=self._mtu, random=Random())
+            await lan.arrange(_own(self._network))
+            advertiser = Advertiser(_prefixes(self._network), mtu=self._mtu, random=Random())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lan.run, advertiser)
                 while True:
-                    network = await self._follow(lan, advertiser, network)
+                    await self._follow(lan, advertiser)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(lan.close)
+                await self._close(lan)
 
-    async def _follow(self, lan: Lan, advertiser: Advertiser, old: bytes) -> bytes:
-        """Wait for another prefix, or another MTU, and tell; the prefix."""
+    async def _follow(self, lan: Lan, advertiser: Advertiser) -> None:
+        """Wait for another prefix, or another MTU, and tell."""
         await self._renumbered.wait()
         self._renumbered = trio.Event()
-        network = self._network
-        if network != old:
-            # The new one first: hosts that hear of it may send to it at once.
-            await trio.to_thread.run_sync(lan.add_addresses, _own(network))
-            await trio.to_thread.run_sync(lan.remove_addresses, _own(old))
-        lan.send(advertiser.renumber(_prefixes(network), self._mtu, trio.current_time()))
-        return network
+        prefixes, mtu = _prefixes(self._network), self._mtu
+        await lan.arrange(_own(self._network))
+        lan.send(advertiser.renumber(prefixes, mtu, trio.current_time()))
+
+    async def _close(self, lan: Lan) -> None:
+        try:
+            await trio.to_thread.run_sync(lan.close)
+        except OSError as error:
+            self._complain(f"take back the addresses of {self._interface}", error)
 
 
 async def _until_it_may_be_there(error: OSError, changes: Changes) -> None:
@@ -128,10 +132,10 @@ async def _until_it_may_be_there(error: OSError, changes: Changes) -> None:
     await changes.wait()
 
 
-def _own(network: bytes) -> tuple[IPv6Interface]:
+def _own(network: bytes | None) -> tuple[IPv6Interface, ...]:
     """The router's address there, the first."""
-    return (IPv6Interface((network + bytes(7) + b"\x01", 64)),)
+    return (IPv6Interface((network + bytes(7) + b"\x01", 64)),) if network else ()
 
 
-def _prefixes(network: bytes) -> tuple[tuple[bytes, int]]:
-    return ((network + bytes(8), 64),)
+def _prefixes(network: bytes | None) -> tuple[Prefix, ...]:
+    return ((network + bytes(8), 64),) if network else ()

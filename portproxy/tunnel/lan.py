@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +51,9 @@ _DUPLICATE = 0x08
 _NOT_OURS = 0x40 | _DUPLICATE
 """IFA_F_TENTATIVE and IFA_F_DADFAILED: not yet, and never (RFC 4862, 5.4)."""
 
+_RETRY = 10.0
+"""Seconds until an address that could not be had is asked for again, where nothing happens before."""
+
 
 class _Source(NamedTuple):
     """The interface, by its index, its link-local address, packed, and the one on Ethernet, if it has one."""
@@ -65,15 +67,20 @@ class Lan:
     """The interface ``interface``, which may go and come back, under the same name also as another.
 
     Addresses that a process left behind there which was killed are removed. ``on_error`` hears of what the
-    kernel refuses, in the thread of ``run``. Raises OSError: ENODEV where
-    there is no such interface, EPERM without CAP_NET_RAW, EAFNOSUPPORT without IPv6.
+    kernel refuses; ``on_problem`` hears why the interface lacks an address whenever that was tried to mend,
+    and an empty string when it lacks none. Raises OSError: ENODEV where there is no such interface, EPERM
+    without CAP_NET_RAW, EAFNOSUPPORT without IPv6.
     """
 
-    def __init__(self, interface: str, on_error: Callable[[str, OSError], None]) -> None:
+    def __init__(
+        self, interface: str, on_error: Callable[[str, OSError], None], on_problem: Callable[[str], None]
+    ) -> None:
         self.interface = interface
-        self._on_error = on_error
-        self._addresses: tuple[Address, ...] = ()
-        self._arranging = threading.Lock()
+        self._on_error, self._on_problem = on_error, on_problem
+        self._wanted: tuple[Address, ...] = ()
+        self._given = set[Address]()
+        self._refusal: OSError | None = None
+        self._arranging = trio.Lock()
         self._duplicates: frozenset[bytes] = frozenset()
         self._source: _Source | None = None
         self._timer = trio.CancelScope()
@@ -91,52 +98,71 @@ class Lan:
                 self._sock.setsockopt(socket.IPPROTO_IPV6, option, value)
             self._index()
             remove_strays(interface)
+            # Once: later the relay's connections may have left no descriptor to look with.
+            self._table = Path(_ADDRESSES).open()  # noqa: SIM115
         except OSError:
             self._sock.close()
             raise
 
     def close(self) -> None:
-        """The addresses that it has given go too. May block."""
+        """The addresses that it has given go too. May block. Raises OSError where they do not."""
         try:
-            self.remove_addresses(self._addresses)
-        except OSError as error:
-            self._on_error(f"take back the addresses of {self.interface}", error)
-        self._sock.close()
+            self._take_back(self._given)
+        finally:
+            self._table.close()
+            self._sock.close()
 
     # Addresses. With each comes the route to its prefix.
 
-    def add_addresses(self, addresses: Iterable[Address]) -> None:
-        """Give the interface ``addresses``, and again whenever it has lost one while this runs. One that is
-        there was left behind by a process that was killed. May block. Raises OSError."""
-        with self._arranging:
-            for one in addresses:
-                self._add(one)
+    async def arrange(self, addresses: Iterable[Address]) -> None:
+        """Have the interface have ``addresses``, and of those given before no others; and again, while this
+        runs, whenever it has lost one. What somebody else gives it is left to them."""
+        self._wanted = tuple(addresses)
+        await self._tend()
 
-    def remove_addresses(self, addresses: Iterable[Address]) -> None:
-        """Take ``addresses`` back. May block. Raises OSError."""
-        with self._arranging:
-            taken = [one for one in addresses if one in self._addresses]
-            self._addresses = tuple(one for one in self._addresses if one not in taken)
+    async def _tend(self) -> bool:
+        """Whether the interface lacked an address, and has it now."""
+        async with self._arranging:
+            present = {address for address, _, _ in self._present()}
+            lacking = [one for one in self._wanted if one.ip.packed not in present]
+            self._given.difference_update(lacking)
+            if not lacking or not self._denied:
+                self._refusal = await trio.to_thread.run_sync(self._give, lacking) if lacking else None
+                why = self._refusal and os.strerror(self._refusal.errno or errno.EIO)
+                self._on_problem(f"advertise on {self.interface}: {why}" if why else "")
+            # Last: hosts that hear of a new one may send to it at once.
+            if surplus := self._given.difference(self._wanted):
+                try:
+                    await trio.to_thread.run_sync(self._take_back, surplus)
+                except OSError as error:
+                    self._on_error(f"take back the addresses of {self.interface}", error)
+            return bool(lacking) and not self._refusal
+
+    @property
+    def _denied(self) -> bool:
+        """Root was dropped, and does not come back."""
+        return self._refusal is not None and self._refusal.errno == errno.EPERM
+
+    def _give(self, addresses: Iterable[Address]) -> OSError | None:
+        """What the kernel says where it refuses one."""
+        refusal = None
+        for one in addresses:
             try:
-                device = self._device()
-            except OSError:  # the interface is gone, and they with it
-                return
-            device.remove_addresses(taken)
+                self._device().add_addresses((one,))
+                self._given.add(one)
+            except OSError as error:
+                if error.errno != errno.EEXIST:  # somebody else was faster
+                    refusal = error
+        return refusal
 
-    def _add(self, one: Address) -> None:
+    def _take_back(self, addresses: Collection[Address]) -> None:
+        """Raises OSError; it is not tried a second time."""
+        self._given = self._given.difference(addresses)
         try:
-            self._device().add_addresses((one,))
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
-        self._addresses = (*(other for other in self._addresses if other != one), one)
-
-    def _restore(self, one: Address) -> None:
-        """What cannot be had again, for want of privileges it may be, is not asked for a third time."""
-        with self._arranging:
-            if one in self._addresses:
-                self._addresses = tuple(other for other in self._addresses if other != one)
-                self._add(one)
+            device = self._device()
+        except OSError:  # the interface is gone, and they with it
+            return
+        device.remove_addresses(addresses)
 
     # Advertising.
 
@@ -205,30 +231,31 @@ class Lan:
         try:
             while True:
                 await self._look(advertiser)
-                await changes.wait()
+                again = self._refusal and not self._denied
+                with trio.move_on_after(_RETRY if again else math.inf):
+                    await changes.wait()
         finally:
             changes.close()
 
     async def _look(self, advertiser: Advertiser) -> None:
         """Begin, if the interface can be sent from, and could not before or not so."""
-        present = _addresses_of(self.interface)
+        mended = await self._tend()
+        present = self._present()
         source = self._find_source(present)
-        lost = [one for one in self._addresses if one.ip.packed not in {address for address, _, _ in present}]
         self._report({address for address, _, flags in present if flags & _DUPLICATE})
-        if not source or (source == self._source and not lost):
+        if not source or (source == self._source and not mended):
             self._source = source
             return
-        for act in (*(partial(self._restore, one) for one in lost), partial(self._join, source.interface)):
-            try:
-                await trio.to_thread.run_sync(act)
-            except OSError as error:
-                self._on_error(f"be a router on {self.interface}", error)
+        try:
+            self._join(source.interface)
+        except OSError as error:
+            self._on_error(f"be a router on {self.interface}", error)
         self._source = source
         self.send(advertiser.begin(source.link_local, source.link_layer, trio.current_time()))
 
     def _report(self, duplicates: Collection[bytes]) -> None:
         """Somebody else on the link has an address of ours, and goes on to have it."""
-        own = frozenset(one.ip.packed for one in self._addresses).intersection(duplicates)
+        own = frozenset(one.ip.packed for one in self._wanted).intersection(duplicates)
         for one in own - self._duplicates:
             what = f"use {socket.inet_ntop(socket.AF_INET6, one)} on {self.interface}"
             self._on_error(what, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
@@ -246,6 +273,16 @@ class Lan:
         if not usable or not flags & _IFF_UP or not flags & _IFF_RUNNING:
             return None
         return _Source(index, min(usable), link_layer if kind == _ARPHRD_ETHER else None)
+
+    def _present(self) -> list[tuple[bytes, int, int]]:
+        """Its IPv6 addresses, packed, with their scopes and flags."""
+        self._table.seek(0)
+        lines = (line.split() for line in self._table)
+        return [
+            (bytes.fromhex(address), int(scope, 16), int(flags, 16))
+            for address, _, _, scope, flags, name in lines
+            if name == self.interface
+        ]
 
     def _join(self, index: int) -> None:
         """Hear what is for all routers. Raises OSError."""
@@ -265,13 +302,3 @@ class Lan:
     def _ask(self, request: int) -> bytes:
         """netdevice(7). Raises OSError (ENODEV)."""
         return fcntl.ioctl(self._sock, request, _REQUEST.pack(self.interface.encode()))[16:]
-
-
-def _addresses_of(interface: str) -> list[tuple[bytes, int, int]]:
-    """Its IPv6 addresses, packed, with their scopes and flags."""
-    lines = (line.split() for line in Path(_ADDRESSES).read_text().splitlines())
-    return [
-        (bytes.fromhex(address), int(scope, 16), int(flags, 16))
-        for address, _, _, scope, flags, name in lines
-        if name == interface
-    ]

@@ -85,8 +85,8 @@ class RunningTunnel:
         self._refused = self._unset = ""
         self._told = trio.Event()
         self._arranging = Lock()
-        self._looking_up: Names | None = None
-        self._looked_up = trio.CancelScope()
+        self._looking_up = trio.CancelScope()
+        self._looked_up: object = None
         self._lost: OSError | None = None
         self._site = Site(on_error, on_problem)
         self._receptions: Receptions
@@ -94,6 +94,10 @@ class RunningTunnel:
         self._held: Key | None = None
         remove_left_behind(spec.interface)
         self._device = Device(spec.interface, spec.type.inner)
+        self._begin(spec)
+
+    def _begin(self, spec: Tunnel) -> None:
+        """Raises OSError, and then all that was made is taken back."""
         try:
             self._device.interface.take()
             self._course = self._next = make_course(spec, self._look(spec), self._names(spec))
@@ -195,12 +199,12 @@ class RunningTunnel:
         if course is not before and course.link == before.link:
             self._succeed(course.mode, before.mode)
         self._know_routers(course.names.addresses)
-        if self._looking_up is not course.names:
-            self._looked_up.cancel()
-            self._looking_up, self._looked_up = course.names, trio.CancelScope()
-            nursery.start_soon(self._look_up, course.names, self._looked_up)
-        advertise = () if self._lost else course.spec.advertise
-        self._site.arrange(course.way.local, advertise, course.mode.mtu)
+        if self._looked_up is not course.names:
+            self._looking_up.cancel()
+            self._looking_up, self._looked_up = trio.CancelScope(), course.names
+            nursery.start_soon(self._look_up, course.names, self._looking_up)
+        local = None if self._lost else course.way.local
+        self._site.arrange(local, course.spec.advertise, course.mode.mtu)
         self._reception.join(endpoint, _RANKS[course.spec.type])
         try:
             with trio.CancelScope() as self._changed:

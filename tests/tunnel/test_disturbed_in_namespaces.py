@@ -29,6 +29,7 @@ def test_what_is_taken_is_given_again(mode: str) -> None:
         inner, more = address(type_.inner, INNER, 1), network(type_.inner, 21)
         a.link(b, ours, theirs)
         (relay,) = lab.serve((a, tunnel(type_, theirs, inner, route=[more], mtu=1400)))
+
         def whole() -> bool:
             has_routes = routes(a, type_.inner, "tun") == {network(type_.inner, INNER), more}
             return has_routes and inner in a.addresses("tun") and a.interfaces()["tun"] == 1400

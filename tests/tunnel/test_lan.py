@@ -83,13 +83,17 @@ class Site:
         self.router, self.host, self.other = lab["router"], lab["host"], lab["other"]
         self.advertiser = Listening()
         self.errors: list[tuple[str, OSError]] = []
+        self.problem = ""
         self.wire()
 
     def wire(self) -> None:
         self.router.link(self.host, address(4, 1, 1), address(4, 1, 2))
 
     def lan(self) -> Lan:
-        return Lan("to-host", lambda what, error: self.errors.append((what, error)))
+        return Lan("to-host", lambda what, error: self.errors.append((what, error)), self.tell)
+
+    def tell(self, problem: str) -> None:
+        self.problem = problem
 
     def addresses(self) -> dict[str, bool]:
         """The host's, by the sites that they are in, and whether they are deprecated."""
@@ -180,7 +184,7 @@ def test_a_host_is_told_everything() -> None:
 
 async def _tell(site: Site) -> None:
     lan, advertiser = site.lan(), site.advertiser
-    lan.add_addresses([own(OLD)])
+    await lan.arrange([own(OLD)])
 
     async def act() -> None:
         await site.until(site.configured)
@@ -190,12 +194,11 @@ async def _tell(site: Site) -> None:
         assert site.host.run("cat", "/proc/sys/net/ipv6/conf/to-router/mtu") == (0, f"{MTU}\n")
         site.host.ping(str(own(OLD).ip))
 
-        lan.add_addresses([own(NEW)])
+        await lan.arrange([own(NEW)])
+        assert str(own(OLD).ip) not in site.router.addresses("to-host")
         lan.send(advertiser.renumber([prefix(NEW)], MTU, trio.current_time()))
         await site.until(lambda: site.addresses() == {OLD: True, NEW: False})
         site.host.ping(str(own(NEW).ip))
-        lan.remove_addresses([own(OLD)])
-        assert str(own(OLD).ip) not in site.router.addresses("to-host")
 
     await _during(lan, site, act)
     await site.until(lambda: site.addresses() == {OLD: True, NEW: True} and not site.gateways())
@@ -281,7 +284,7 @@ def test_before_its_address_is_its_own() -> None:
 
 async def _wait_for_address(site: Site) -> None:
     lan = site.lan()
-    lan.add_addresses([own(OLD)])
+    await lan.arrange([own(OLD)])
     with site.host.capture("to-router", 6) as sock:
 
         async def act() -> None:
@@ -301,7 +304,7 @@ def test_an_interface_comes_back() -> None:
 async def _come_back(site: Site) -> None:
     """Whichever way, and after any other."""
     lan = site.lan()
-    lan.add_addresses([own(OLD)])
+    await lan.arrange([own(OLD)])
 
     async def act() -> None:
         await site.until(site.configured)
@@ -351,7 +354,7 @@ def test_an_interface_goes_for_good() -> None:
 
 async def _go(site: Site) -> None:
     lan = site.lan()
-    lan.add_addresses([own(OLD)])
+    await lan.arrange([own(OLD)])
 
     async def act() -> None:
         await site.until(site.configured)
@@ -362,26 +365,36 @@ async def _go(site: Site) -> None:
 
 
 @in_own_namespaces
-def test_an_address_that_was_left_behind() -> None:
+def test_an_address_of_somebody_else() -> None:
     with _site() as site:
-        site.router.ip("address", "add", str(own(OLD)), "dev", "to-host")
-        lan = site.lan()
-        lan.add_addresses([own(OLD)])
-        # Not one that is somebody else's.
-        site.router.ip("address", "add", str(own(NEW)), "dev", "to-host")
-        lan.remove_addresses([own(NEW)])
-        lan.close()
-        assert not {str(own(OLD).ip)} & site.router.addresses("to-host")
-        assert str(own(NEW).ip) in site.router.addresses("to-host")
+        trio.run(_share, site)
+
+
+async def _share(site: Site) -> None:
+    """It does as well, and stays; without it there is one that goes."""
+    lan = site.lan()
+    site.router.ip("address", "add", str(own(OLD)), "dev", "to-host")
+    await lan.arrange([own(OLD)])
+    await lan.arrange([own(NEW)])
+    assert {str(own(OLD).ip), str(own(NEW).ip)} <= site.router.addresses("to-host")
+    await lan.arrange([own(OLD)])
+
+    async def act() -> None:
+        await site.until(site.configured)
+        site.router.ip("address", "del", str(own(OLD)), "dev", "to-host")
+        await site.until(lambda: str(own(OLD).ip) in site.router.addresses("to-host"), site.router)
+
+    await _during(lan, site, act)
+    assert not {str(own(OLD).ip), str(own(NEW).ip)} & site.router.addresses("to-host")
 
 
 @in_own_namespaces
 def test_no_such_interface() -> None:
     with _site() as site:
         with pytest.raises(OSError, match=GONE):
-            Lan("nothing", lambda what, error: None)
+            Lan("nothing", lambda what, error: None, site.tell)
         lan = site.lan()
         site.router.ip("link", "del", "to-host")
-        with pytest.raises(OSError, match=GONE):
-            lan.add_addresses([own(OLD)])
+        trio.run(lan.arrange, [own(OLD)])
+        assert GONE in site.problem
         lan.close()
