@@ -36,12 +36,14 @@ help: ## List the targets.
 run: $(READY) ## Show the relay at work: an IPv4-only service, reached over IPv6.
 	@$(BIN)/portproxy demo
 
+# Types take a core for half a minute, which tests leave them: many of those wait for something.
 test: $(READY) tools peers ## Run linters, types and all tests, these on the installed wheel.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 	tests/tools/setup wheel $(WHEEL)
-	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/mypy >.venv/types & types=$$!; \
+	PYTHONSAFEPATH=1 $(WHEEL)/bin/python -m pytest --numprocesses 2 --dist worksteal; \
+	wait $$types || { cat .venv/types; exit 1; }
 
 bench: $(READY) peers ## Measure speed beside HAProxy, nginx and others, into benchmarks/results.
 	@tests/tools/setup tools $(LOAD)

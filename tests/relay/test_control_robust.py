@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -169,26 +169,48 @@ async def path(tmp_path: Path) -> AsyncIterator[str]:
                         yield path
 
 
-def stalled(path: str, data: bytes, clients: int, stack: ExitStack) -> None:
+def stalled(path: str, data: bytes, clients: int, stack: ExitStack) -> list[socket.socket]:
     """As many clients that have sent ``data`` and do no more. Some are sent away before they have."""
-    for _ in range(clients):
-        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+    socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(clients)]
+    for sock in socks:
         sock.connect(path)
         with suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(data)
+    return socks
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", encode(HEALTH)[:2], encode(HEALTH)[:-1], REQUEST_LIMIT.to_bytes(4, "big") + b"x" * (64 << 10)],
-    ids=["nothing", "half a length", "half a frame", "the beginning of a large one"],
-)
-async def test_clients_that_stall(path: str, data: bytes) -> None:
+async def one_ended(socks: Sequence[socket.socket]) -> None:
+    """Until the relay has closed its end of one."""
+
+    async def look(sock: socket.socket) -> None:
+        sock.setblocking(False)
+        with suppress(ConnectionResetError):
+            data = b"?"
+            while data:
+                await trio.lowlevel.wait_readable(sock)
+                data = sock.recv(1 << 16)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for sock in socks:
+            nursery.start_soon(look, sock)
+
+
+STALLS = (b"", encode(HEALTH)[:2], encode(HEALTH)[:-1], REQUEST_LIMIT.to_bytes(4, "big") + b"x" * (64 << 10))
+"""Nothing, half a length, half a frame, the beginning of a large one."""
+
+
+async def test_clients_that_stall(path: str) -> None:
+    """Whatever of a request they have sent, they are sent away; large ones are, as they are read, in turn."""
     with ExitStack() as stack:
-        stalled(path, data, CLIENTS, stack)
+        share, rest = divmod(CLIENTS, len(STALLS))
+        assert not rest
+        kinds = [stalled(path, data, share, stack) for data in STALLS]
         with connect(path) as late:
             assert (await said(late)).text.startswith(f"busy: {CLIENTS} clients")
             assert (await answered(path, HEALTH)).ok
+        for socks in kinds:
+            await one_ended(socks)
 
 
 async def test_a_gigabyte(path: str) -> None:
