@@ -161,6 +161,9 @@ USUAL = configured(MINE, routes=("::/0", f"{NET}::/64"))
 CHECKS = {
     "nothing": (Dropped.NOT_IP, (b"", ROUTER), (inner(), ROUTER)),
     "it ends early": (Dropped.TRUNCATED, (inner()[:-1], ROUTER), (inner(), ROUTER)),
+    "a compatible source": (
+        Dropped.INNER_SOURCE, (inner("::192.0.2.1"), ROUTER), (inner("::1:192.0.2.1"), ROUTER),
+    ),
     "a mapped source": (
         Dropped.INNER_SOURCE, (inner("::ffff:192.0.2.1"), ROUTER), (inner("::fffe:192.0.2.1"), ROUTER),
     ),
