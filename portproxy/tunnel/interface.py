@@ -91,7 +91,8 @@ class Interface:
             old = {"preferred_lft": 0} if one in self.deprecated else {}
             acts.append(partial(self._address, "add", one, **old))
         acts += [partial(self._route, "add", route) for route in self.routes]
-        return [_is_missing(act) for act in acts].count(True) > 0
+        missing = [act for act in acts if _is_missing(act)]
+        return bool(missing)
 
     def add_addresses(self, addresses: Iterable[Address]) -> None:
         """Raises OSError (EEXIST, with the address) where it is this host's already."""
